@@ -1,0 +1,129 @@
+"""The Gaussians of a scene at one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from moegs.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Activated, world-space Gaussians at one instant.
+
+    The shape of a Gaussian is given either by ``quats`` and ``scales`` or by ``covars``: motion priors that condition a
+    4D Gaussian on time (4DGS) produce a covariance, which needs no round trip through an eigendecomposition.
+
+    Attributes:
+        means: centres in world units, ``[n, 3]``.
+        opacities: peak opacity in [0, 1], ``[n]``.
+        sh: spherical-harmonic coefficients, DC first, ``[n, (degree + 1)**2, 3]`` (INRIA convention: colour is
+            ``max(sum_i sh_i Y_i(dir) + 0.5, 0)``).
+        quats: unit quaternions, wxyz, ``[n, 4]``, or None with ``covars``.
+        scales: standard deviations along the principal axes in world units, > 0, ``[n, 3]``, or None with ``covars``.
+        covars: symmetric covariances in world units squared, ``[n, 3, 3]``, or None.
+        features: further channels to splat with the colours, ``[n, f]``, or None (SpacetimeGaussians' full model).
+
+    Raises:
+        ShapeError: a field has the wrong shape, or the shape of the Gaussians is given twice or not at all.
+    """
+
+    means: Float[Tensor, "n 3"]
+    opacities: Float[Tensor, "n"]
+    sh: Float[Tensor, "n k 3"]
+    quats: Float[Tensor, "n 4"] | None = None
+    scales: Float[Tensor, "n 3"] | None = None
+    covars: Float[Tensor, "n 3 3"] | None = None
+    features: Float[Tensor, "n f"] | None = None
+
+    def __post_init__(self) -> None:
+        n = self.means.shape[0] if self.means.ndim else -1
+        _expect("means", self.means, (n, 3))
+        _expect("opacities", self.opacities, (n,))
+        _expect_sh(self.sh, n)
+        if (self.quats is None) != (self.scales is None) or (self.quats is None) == (self.covars is None):
+            raise ShapeError("Gaussians need either quats and scales or covars: give exactly one of the two.")
+        for name, shape in (("quats", (n, 4)), ("scales", (n, 3)), ("covars", (n, 3, 3))):
+            if (value := getattr(self, name)) is not None:
+                _expect(name, value, shape)
+        if self.features is not None and (self.features.ndim != 2 or self.features.shape[0] != n):
+            raise ShapeError(f"features: expected [{n}, f], got {list(self.features.shape)}.")
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    def __getitem__(self, index: Bool[Tensor, "n"] | Int[Tensor, "m"] | slice) -> Gaussians:
+        """Select Gaussians with a mask, an index tensor or a slice."""
+        return self._map(lambda x: x[index])
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return round(self.sh.shape[1] ** 0.5) - 1
+
+    def to(self, target: torch.device | torch.dtype | str) -> Gaussians:
+        """Move every tensor to a device or cast it to a dtype."""
+        return self._map(lambda x: x.to(target))
+
+    def detach(self) -> Gaussians:
+        """The same values, cut from the autograd graph."""
+        return self._map(Tensor.detach)
+
+    def _map(self, fn) -> Gaussians:  # noqa: ANN001 - a tensor function
+        moved = {f.name: fn(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(self, **moved)
+
+
+def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
+    """Join sets of Gaussians in order.
+
+    Spherical harmonics of unequal degree are padded with zero coefficients. When some parts carry covariances and others
+    quaternions and scales, the result carries covariances. Features are kept only if every part has the same number.
+
+    Raises:
+        ShapeError: no parts were given, or only some carry features.
+    """
+    if not parts:
+        raise ShapeError("concatenate: expected at least one set of Gaussians, got none.")
+    k = max(p.sh.shape[1] for p in parts)
+    shape = _joint_shape(parts)
+    with_features = [p.features for p in parts if p.features is not None]
+    if with_features and len(with_features) != len(parts):
+        raise ShapeError("concatenate: some parts carry features and others do not; drop or add them first.")
+    return Gaussians(
+        means=torch.cat([p.means for p in parts]),
+        opacities=torch.cat([p.opacities for p in parts]),
+        sh=torch.cat([torch.nn.functional.pad(p.sh, (0, 0, 0, k - p.sh.shape[1])) for p in parts]),
+        features=torch.cat(with_features) if with_features else None,
+        **shape,
+    )
+
+
+def _joint_shape(parts: Sequence[Gaussians]) -> dict[str, Tensor]:
+    if all(p.covars is None for p in parts):
+        return {"quats": torch.cat([p.quats for p in parts]), "scales": torch.cat([p.scales for p in parts])}
+    return {"covars": torch.cat([covariances(p) for p in parts])}
+
+
+def covariances(gaussians: Gaussians) -> Float[Tensor, "n 3 3"]:
+    """World-space covariances, computed from quaternions and scales where the set does not carry them."""
+    from moegs.gaussians.quaternions import covariance
+
+    if gaussians.covars is not None:
+        return gaussians.covars
+    return covariance(gaussians.quats, gaussians.scales)
+
+
+def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(value.shape) != shape:
+        raise ShapeError(f"Gaussians.{name}: expected shape {list(shape)}, got {list(value.shape)}.")
+
+
+def _expect_sh(sh: Tensor, n: int) -> None:
+    if sh.ndim != 3 or sh.shape[0] != n or sh.shape[2] != 3 or sh.shape[1] not in (1, 4, 9, 16):
+        raise ShapeError(f"Gaussians.sh: expected [{n}, 1|4|9|16, 3], got {list(sh.shape)}.")

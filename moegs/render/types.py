@@ -1,0 +1,70 @@
+"""What goes into a rasteriser and what comes out, the same for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from moegs.gaussians.container import Gaussians
+from moegs.render.camera import Camera
+
+ALPHA_MAX = 0.999  # one Gaussian never hides what is behind it entirely
+ALPHA_MIN = 1.0 / 255.0  # fainter contributions are skipped
+TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before its transmittance would fall to this
+
+
+@dataclass(frozen=True)
+class RasterOptions:
+    """How one expert's Gaussians are turned into pixels. Travels with the expert, because the originals differ.
+
+    Attributes:
+        eps2d: low-pass filter, added to both diagonal entries of the image-plane covariance, in pixels squared.
+        compensate: scale opacity by ``sqrt(det / det_filtered)`` so that the filter does not brighten small Gaussians.
+        near: overrides the camera's near plane (world units) when given.
+        far: overrides the camera's far plane when given.
+    """
+
+    eps2d: float = 0.3
+    compensate: bool = False
+    near: float | None = None
+    far: float | None = None
+
+
+@dataclass(frozen=True)
+class RasterInputs:
+    """A validated request to a backend; made by :func:`moegs.render.rasterize`.
+
+    ``groups`` are int32 tags 0…K-1 (None means one group), ``options`` and ``background`` have one entry a group.
+    ``probe`` is ``[n, 2]``: its gradient receives the loss gradient with respect to each Gaussian's image position in
+    pixels, or with ``absgrad`` the sum over pixels of the absolute per-pixel contributions to it (AbsGS).
+    """
+
+    gaussians: Gaussians
+    camera: Camera
+    options: tuple[RasterOptions, ...]
+    background: Float[Tensor, "g 3"]
+    features: Float[Tensor, "n f"] | None = None
+    groups: Int[Tensor, "n"] | None = None
+    probe: Float[Tensor, "n 2"] | None = None
+    absgrad: bool = False
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.options)
+
+
+@dataclass(frozen=True)
+class RasterOutputs:
+    """What a backend returns: one image a group.
+
+    ``color`` includes the background, ``depth`` is the accumulated ``sum_i T_i alpha_i z_i`` (camera z, world units),
+    ``radii`` the half extent in pixels (x, y) of each Gaussian's footprint and 0 where it was not drawn.
+    """
+
+    color: Float[Tensor, "g h w 3"]
+    depth: Float[Tensor, "g h w"]
+    alpha: Float[Tensor, "g h w"]
+    features: Float[Tensor, "g h w f"] | None
+    radii: Float[Tensor, "n 2"]
