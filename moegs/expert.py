@@ -1,0 +1,116 @@
+"""An expert: one motion prior with its tensors, how to rasterise it, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from moegs.deform import prior as priors
+from moegs.errors import FormatError
+from moegs.gaussians.container import Gaussians
+from moegs.gaussians.params import Params, count
+from moegs.io import atomic_write
+from moegs.render.types import RasterOptions
+
+FORMAT, VERSION = "moegs-expert", 1
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A trained (or imported) dynamic scene.
+
+    Attributes:
+        prior: the motion prior and its hyper-parameters.
+        params: raw tensors.
+        options: how its Gaussians become pixels.
+        background: colour behind everything, RGB in [0, 1].
+        decoder: ``"sigmoid"`` or ``"clamp"`` when splatted features pass through the small colour network of
+            SpacetimeGaussians' full model (tensors ``decoder.w1`` [6, 12], ``decoder.w2`` [3, 6]); None for plain colours.
+        meta: provenance and scene normalisation, JSON-ready.
+    """
+
+    prior: priors.Prior
+    params: Params
+    options: RasterOptions = RasterOptions()
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    decoder: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, t: float | Tensor, camera: int | None = None) -> Gaussians:
+        """The Gaussians at clip-normalised time t in [0, 1]."""
+        return self.prior.deform(self.params, t, camera)
+
+    def decode(self, features: Float[Tensor, "h w 9"], rays: Float[Tensor, "h w 6"]) -> Float[Tensor, "h w 3"]:
+        """Colour of a splatted feature map (SpacetimeGaussians: albedo plus a two-layer network on the rest and rays)."""
+        albedo, rest = features[..., :3], features[..., 3:]
+        hidden = torch.relu(torch.cat([rest, rays], dim=-1) @ self.params["decoder.w1"].T)
+        color = albedo + hidden @ self.params["decoder.w2"].T
+        return torch.sigmoid(color) if self.decoder == "sigmoid" else color.clamp(0.0, 1.0)
+
+    def to(self, target: torch.device | torch.dtype | str) -> Expert:
+        """Move every tensor to a device or dtype."""
+        return replace(self, params={k: v.to(target) for k, v in self.params.items()})
+
+    def __len__(self) -> int:
+        return count(self.params)
+
+
+def save_expert(expert: Expert, path: str | Path) -> None:
+    """Write one ``.safetensors`` file: params as tensors, everything else as JSON in its metadata. Atomic."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "prior": expert.prior.name,
+        "config": priors.to_config(expert.prior),
+        "options": asdict(expert.options),
+        "background": list(expert.background),
+        "decoder": expert.decoder,
+        "meta": expert.meta,
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in expert.params.items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"moegs": json.dumps(header)}))
+
+
+def load_expert(path: str | Path, device: str = "cpu") -> Expert:
+    """Read what :func:`save_expert` wrote.
+
+    Raises:
+        FormatError: the file is missing, cut short, not an expert, or from a newer version.
+    """
+    tensors, header = _read(Path(path), device)
+    if header.get("format") != FORMAT:
+        raise FormatError(f"{path}: expected a {FORMAT} file, its metadata says {header.get('format')!r}.")
+    if header.get("version") != VERSION:
+        raise FormatError(f"{path}: expected version {VERSION}, got {header.get('version')!r}; update moegs to read it.")
+    try:
+        return Expert(
+            prior=priors.from_config(header["prior"], header["config"]),
+            params=tensors,
+            options=RasterOptions(**header["options"]),
+            background=tuple(header["background"]),
+            decoder=header["decoder"],
+            meta=header["meta"],
+        )
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path}: metadata field is missing or unknown: {error}.") from None
+
+
+def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            header = json.loads((file.metadata() or {}).get("moegs", "{}"))
+            # safetensors maps tensors unaligned; matrix products then round differently from freshly made ones
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, header  # noqa: SIM118
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file.") from None
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise FormatError(f"{path}: not a readable safetensors file ({error}).") from None
