@@ -1,0 +1,77 @@
+"""Where every prior starts: round, faint Gaussians on the points of a cloud."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from moegs.errors import ConfigError, DataError
+from moegs.gaussians.cloud import PointCloud
+from moegs.gaussians.harmonics import from_rgb
+from moegs.gaussians.params import PREFIX, Params
+
+NEIGHBOURS = 3
+FLOOR, CEILING = 0.05, 10.0  # least and greatest scale, in medians: duplicates would vanish, strays would fog the scene
+
+
+def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, population: str = "") -> Params:
+    """The tensors that all priors share, one Gaussian a point, float32.
+
+    ``means``, ``quats`` (identity, wxyz), ``scales`` (log of the mean distance to three neighbours), ``opacities``
+    (logit), ``sh_dc`` [n,1,3] (the point's colour from everywhere), ``sh_rest`` [n,k,3] (zero), each under
+    ``gaussian.`` or ``gaussian.<population>.``.
+
+    Raises:
+        ConfigError: the degree is not 0 to 3, or the opacity is not between 0 and 1.
+        DataError: the cloud is empty or holds values that are not finite.
+    """
+    _check(cloud, sh_degree, opacity)
+    n, points = len(cloud), cloud.points
+    fields = {
+        "means": points.clone(),
+        "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
+        "scales": neighbour_distance(points).log()[:, None].repeat(1, 3),
+        "opacities": points.new_full((n,), math.log(opacity / (1 - opacity))),
+        "sh_dc": from_rgb(cloud.colors)[:, None, :].clone(),
+        "sh_rest": points.new_zeros(n, (sh_degree + 1) ** 2 - 1, 3),
+    }
+    return {f"{prefix(population)}{name}": value for name, value in fields.items()}
+
+
+def prefix(population: str = "") -> str:
+    """What the tensor names of a population begin with."""
+    return f"{PREFIX}{population}." if population else PREFIX
+
+
+def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+    """Mean distance from each point to its three nearest neighbours.
+
+    Distances are held between 0.05 and 10 times their median, so that duplicates and strays start at a usable size. A
+    cloud without any two distinct points gets 1.
+    """
+    k = min(NEIGHBOURS, len(points) - 1)
+    if k == 0:
+        return torch.ones_like(points[:, 0])
+    array = points.detach().cpu().double().numpy()
+    distances = cKDTree(array).query(array, k=k + 1)[0][:, 1:].mean(axis=1)
+    positive = distances[distances > 0]
+    median = float(np.median(positive)) if positive.size else 1.0
+    return torch.from_numpy(distances.clip(FLOOR * median, CEILING * median)).to(points)
+
+
+def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
+    if sh_degree not in range(4):
+        raise ConfigError(f"sh_degree: expected 0, 1, 2 or 3, got {sh_degree}.")
+    if not 0 < opacity < 1:
+        raise ConfigError(f"opacity: expected a value between 0 and 1, got {opacity}.")
+    if len(cloud) == 0:
+        raise DataError("point cloud: it is empty; a prior needs at least one point to start from.")
+    for name in ("points", "colors", "times"):
+        value = getattr(cloud, name)
+        if value is not None and not torch.isfinite(value).all():
+            raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")
