@@ -1,0 +1,17 @@
+"""Cameras and differentiable rasterisation of Gaussians."""
+
+from moegs.render.api import Render, expected_depth, rasterize, splat
+from moegs.render.camera import Camera, rays
+from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
+
+__all__ = [
+    "Camera",
+    "RasterInputs",
+    "RasterOptions",
+    "RasterOutputs",
+    "Render",
+    "expected_depth",
+    "rasterize",
+    "rays",
+    "splat",
+]

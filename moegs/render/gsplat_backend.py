@@ -1,0 +1,188 @@
+"""The CUDA backend: gsplat's fused kernels, called by keyword from this one module.
+
+Groups go through in a single pass: Gaussians are projected once, their group is given as the image id of gsplat's packed
+intersection stage, and one rasteriser call fills all images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moegs.errors import BackendError
+from moegs.gaussians.container import Gaussians
+from moegs.render.camera import Camera
+from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
+
+TILE = 16
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Gaussians that passed gsplat's culling, flattened: one row each."""
+
+    index: Tensor
+    radii: Tensor
+    means2d: Tensor
+    depths: Tensor
+    conics: Tensor
+    opacities: Tensor
+
+
+def rasterize_gsplat(inputs: RasterInputs) -> RasterOutputs:
+    """Backend function for tensors on a CUDA device.
+
+    Raises:
+        BackendError: gsplat is not installed, or the tensors are not float32 on CUDA.
+    """
+    kernels = _import_kernels(inputs)
+    packed = _project(kernels, inputs)
+    means2d = packed.means2d
+    if inputs.probe is not None:
+        means2d = _ProbeImagePosition.apply(means2d, inputs.probe, packed.index, inputs.absgrad)
+    values = _values(kernels, inputs, packed)
+    image, alpha = _composite(kernels, inputs, packed, means2d, values)
+    radii = inputs.gaussians.means.new_zeros(len(inputs.gaussians), 2)
+    radii[packed.index] = packed.radii.to(radii.dtype)
+    background = inputs.background[:, None, None, :]
+    return RasterOutputs(
+        color=image[..., :3] + (1 - alpha)[..., None] * background,
+        depth=image[..., 3],
+        alpha=alpha,
+        features=None if inputs.features is None else image[..., 4:],
+        radii=radii,
+    )
+
+
+def _import_kernels(inputs: RasterInputs):  # noqa: ANN202 - the gsplat module
+    means = inputs.gaussians.means
+    if means.device.type != "cuda" or means.dtype != torch.float32:
+        raise BackendError(
+            f"backend 'gsplat': expected float32 on CUDA, got {means.dtype} on {means.device}; "
+            "move the tensors or use backend='native' or 'reference'."
+        )
+    try:
+        import gsplat
+    except ImportError as error:
+        raise BackendError(f"backend 'gsplat': {error}; install it with pip install 'moegs[gpu]'.") from None
+    return gsplat
+
+
+def _project(kernels, inputs: RasterInputs) -> _Packed:  # noqa: ANN001
+    """Project, once for every distinct set of raster options."""
+    if len(set(inputs.options)) == 1:
+        everything = torch.arange(len(inputs.gaussians), device=inputs.gaussians.means.device)
+        return _project_some(kernels, inputs, everything, inputs.options[0])
+    parts = []
+    for options in dict.fromkeys(inputs.options):
+        tags = [g for g, o in enumerate(inputs.options) if o == options]
+        mask = torch.isin(inputs.groups, torch.tensor(tags, device=inputs.groups.device, dtype=inputs.groups.dtype))
+        parts.append(_project_some(kernels, inputs, torch.nonzero(mask).squeeze(1), options))
+    return _Packed(*(torch.cat([getattr(p, f) for p in parts]) for f in _Packed.__dataclass_fields__))
+
+
+def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: RasterOptions) -> _Packed:  # noqa: ANN001
+    gaussians, camera = inputs.gaussians[chosen], inputs.camera
+    _, _, index, radii, means2d, depths, conics, compensations = kernels.fully_fused_projection(
+        means=gaussians.means,
+        covars=_upper_triangle(gaussians),
+        quats=gaussians.quats,
+        scales=gaussians.scales,
+        viewmats=camera.viewmat[None],
+        Ks=camera.K[None],
+        width=camera.width,
+        height=camera.height,
+        eps2d=options.eps2d,
+        near_plane=camera.near if options.near is None else options.near,
+        far_plane=camera.far if options.far is None else options.far,
+        packed=True,
+        calc_compensations=options.compensate,
+    )
+    opacities = gaussians.opacities[index.long()]
+    opacities = opacities if compensations is None else opacities * compensations
+    return _Packed(chosen[index.long()], radii, means2d, depths, conics, opacities)
+
+
+def _upper_triangle(gaussians: Gaussians) -> Tensor | None:
+    if gaussians.covars is None:
+        return None
+    return gaussians.covars.flatten(1)[:, [0, 1, 2, 4, 5, 8]]
+
+
+def _values(kernels, inputs: RasterInputs, packed: _Packed) -> Tensor:  # noqa: ANN001
+    kept = inputs.gaussians[packed.index]
+    directions = kept.means - _centre(inputs.camera)
+    colors = kernels.spherical_harmonics(degrees_to_use=kept.sh_degree, dirs=directions, coeffs=kept.sh)
+    channels = [(colors + 0.5).clamp_min(0.0), packed.depths[:, None]]
+    if inputs.features is not None:
+        channels.append(inputs.features[packed.index])
+    return torch.cat(channels, dim=-1)
+
+
+def _centre(camera: Camera) -> Tensor:
+    return camera.centre
+
+
+def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, values: Tensor):  # noqa: ANN001, ANN202
+    camera, n_groups = inputs.camera, inputs.n_groups
+    tiles_x, tiles_y = -(-camera.width // TILE), -(-camera.height // TILE)
+    image_ids = _image_ids(inputs, packed)
+    _, isect_ids, flatten_ids = kernels.isect_tiles(
+        means2d=means2d.detach(),
+        radii=packed.radii,
+        depths=packed.depths.detach(),
+        tile_size=TILE,
+        tile_width=tiles_x,
+        tile_height=tiles_y,
+        packed=True,
+        n_images=n_groups,
+        image_ids=image_ids,
+        gaussian_ids=torch.arange(len(image_ids), device=image_ids.device, dtype=image_ids.dtype),
+    )
+    offsets = kernels.isect_offset_encode(
+        isect_ids=isect_ids, n_images=n_groups, tile_width=tiles_x, tile_height=tiles_y
+    )
+    colors, alphas = kernels.rasterize_to_pixels(
+        means2d=means2d,
+        conics=packed.conics,
+        colors=values,
+        opacities=packed.opacities,
+        image_width=camera.width,
+        image_height=camera.height,
+        tile_size=TILE,
+        isect_offsets=offsets.reshape(n_groups, tiles_y, tiles_x),
+        flatten_ids=flatten_ids,
+        packed=True,
+        absgrad=inputs.absgrad,
+    )
+    return colors.reshape(n_groups, camera.height, camera.width, -1), alphas.reshape(
+        n_groups, camera.height, camera.width
+    )
+
+
+def _image_ids(inputs: RasterInputs, packed: _Packed) -> Tensor:
+    if inputs.groups is None:
+        return torch.zeros(len(packed.index), dtype=torch.int32, device=packed.index.device)
+    return inputs.groups[packed.index].to(torch.int32)
+
+
+class _ProbeImagePosition(torch.autograd.Function):
+    """Identity on image positions; its backward hands their (absolute) gradient to the probe."""
+
+    @staticmethod
+    def forward(ctx, means2d: Tensor, probe: Tensor, index: Tensor, absolute: bool) -> Tensor:  # noqa: ANN001
+        ctx.index, ctx.n, ctx.absolute = index, probe.shape[0], absolute
+        moved = means2d.clone()
+        ctx.moved = moved  # gsplat's backward writes the absolute gradient on this very tensor as `.absgrad`
+        return moved
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
+        magnitude = getattr(ctx.moved, "absgrad", None) if ctx.absolute else grad
+        if magnitude is None:
+            raise BackendError("backend 'gsplat': this version does not report absolute gradients; use absgrad=False.")
+        probe = grad.new_zeros(ctx.n, 2)
+        probe[ctx.index] = magnitude
+        return grad, probe, None, None
