@@ -1,0 +1,45 @@
+"""Speed, memory and bytes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from moegs.errors import ConfigError, DataError
+from moegs.metrics import bytes_on_disk, peak_memory, time_frames
+
+
+def test_warmup_is_not_counted() -> None:
+    seen: list[int] = []
+
+    def render(i: int) -> None:
+        seen.append(i)
+        time.sleep(0.03 if len(seen) <= 2 else 0.001)
+
+    speed = time_frames(render, frames=5, warmup=2)
+    assert seen == [0, 1, 0, 1, 2, 3, 4] and speed.calls == 5
+    assert 1.0 <= speed.min_ms <= speed.median_ms < 30.0 and speed.fps == pytest.approx(1000 / speed.median_ms)
+
+
+def test_no_frames_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="at least one frame"):
+        time_frames(lambda i: None, frames=0)
+
+
+def test_peak_memory_sees_an_allocation() -> None:
+    pytest.importorskip("resource")
+    before = peak_memory()
+    block = bytearray(b"x") * (before + (32 << 20))
+    assert peak_memory() >= before + (16 << 20) and len(block) > 0
+
+
+def test_bytes_of_a_file_and_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_bytes(b"123")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert bytes_on_disk(tmp_path / "a") == 5 and bytes_on_disk(tmp_path) == 8
+    with pytest.raises(DataError, match="nothing"):
+        bytes_on_disk(tmp_path / "missing")
