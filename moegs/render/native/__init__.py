@@ -1,0 +1,62 @@
+"""Native CPU kernels: rasterisation, SSIM and plane sampling in C++ with SIMD, torch-free.
+
+The compiled library is optional. ``available()`` says whether it is there, ``why_not()`` what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from moegs.errors import BackendError, ConfigError
+
+try:
+    from moegs.render.native import _native
+except ImportError as error:  # built without a compiler, or for another interpreter
+    _native = None
+    _REASON = str(error)
+else:
+    _REASON = ""
+
+
+def available() -> bool:
+    """Whether the compiled kernels can be used here."""
+    return _native is not None
+
+
+def why_not() -> str:
+    """Why the compiled kernels cannot be used, or an empty string where they can."""
+    if available():
+        return ""
+    return f"the compiled kernels of moegs are not installed ({_REASON}); reinstall moegs where a C++17 compiler is present"
+
+
+def library():  # noqa: ANN201 - a compiled module
+    """The compiled module.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    if _native is None:
+        raise BackendError(f"native: {why_not()}.")
+    return _native
+
+
+def isa() -> str:
+    """Instruction set the kernels run on: ``avx512``, ``avx2`` or ``portable``. ``MOEGS_NATIVE_ISA`` forces one."""
+    return library().isa()
+
+
+def threads() -> int:
+    """How many threads the kernels use: ``MOEGS_NUM_THREADS``, else ``torch.get_num_threads()``.
+
+    Raises:
+        ConfigError: the variable is not a positive integer.
+    """
+    value = os.environ.get("MOEGS_NUM_THREADS", "").strip()
+    if not value:
+        import torch
+
+        return torch.get_num_threads()
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigError(f"MOEGS_NUM_THREADS: expected a positive integer, got '{value}'.")
+    return int(value)

@@ -1,0 +1,18 @@
+#include "module.h"
+
+#include <nanobind/stl/string.h>
+
+#include "dispatch.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_native, m) {
+  m.doc() = "CPU kernels of moegs. Use moegs.render; nothing here is a public interface.";
+  m.def("isa", [] { return std::string(moegs::isa_name(moegs::active_isa())); },
+        "Instruction set the kernels run on: avx512, avx2 or portable.");
+  m.def("set_isa", [](const std::string& name) { moegs::set_isa(name.c_str()); }, nb::arg("name"),
+        "Choose the instruction set for all later calls (tests compare them).");
+  bind_rasterize(m);
+  bind_ssim(m);
+  bind_planes(m);
+}

@@ -1,0 +1,141 @@
+#include "pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace moegs {
+namespace {
+
+constexpr int kMaxHelpers = 255;
+constexpr int kSpins = 2000;  // some 20 µs: the stages of one call follow each other closely
+
+struct Job {
+  PieceFunction function;
+  void* context;
+  size_t pieces;
+  std::atomic<size_t> next{0};
+  std::atomic<size_t> done{0};
+  int seats = 0;  // helpers that may still join, guarded by Pool::mutex
+
+  // The context is touched only after a successful claim, while the caller is still waiting for that very piece.
+  void work() {
+    for (size_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+      function(context, piece);
+      done.fetch_add(1, std::memory_order_release);
+    }
+  }
+};
+
+class Pool {
+ public:
+  void run(size_t pieces, int helpers, PieceFunction function, void* context) {
+    auto job = std::make_shared<Job>();
+    job->function = function;
+    job->context = context;
+    job->pieces = pieces;
+    job->seats = helpers;
+    publish(job, helpers);
+    job->work();
+    retire(job);
+    while (job->done.load(std::memory_order_acquire) < pieces) std::this_thread::yield();
+  }
+
+ private:
+  void publish(const std::shared_ptr<Job>& job, int helpers) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (helpers_ < helpers && helpers_ < kMaxHelpers && start_helper()) {
+      }
+      jobs_.push_back(job);
+      waiting_.fetch_add(1, std::memory_order_release);
+    }
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
+  }
+
+  void retire(const std::shared_ptr<Job>& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    remove(job);
+  }
+
+  void remove(const std::shared_ptr<Job>& job) {
+    for (auto it = jobs_.begin(); it != jobs_.end(); ++it)
+      if (*it == job) {
+        jobs_.erase(it);
+        waiting_.fetch_sub(1, std::memory_order_release);
+        return;
+      }
+  }
+
+  bool start_helper() {
+    try {
+      std::thread([this] { help(); }).detach();
+    } catch (...) {
+      return false;  // no more threads to be had: the caller does the work alone
+    }
+    ++helpers_;
+    return true;
+  }
+
+  [[noreturn]] void help() {
+    for (;;) take()->work();
+  }
+
+  std::shared_ptr<Job> take() {
+    for (int i = 0; i < kSpins && waiting_.load(std::memory_order_acquire) == 0; ++i) relax();
+    std::unique_lock<std::mutex> lock(mutex_);
+    wake_.wait(lock, [this] { return !jobs_.empty(); });
+    std::shared_ptr<Job> job = jobs_.front();
+    if (--job->seats <= 0) remove(job);
+    return job;
+  }
+
+  static void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> jobs_;
+  std::atomic<int> waiting_{0};
+  int helpers_ = 0;
+};
+
+// Never destroyed: helpers outlive main(). A forked child has no helpers and starts with a new pool.
+std::atomic<Pool*> the_pool{nullptr};
+std::once_flag once;
+
+Pool& pool() {
+  std::call_once(once, [] {
+    the_pool.store(new Pool);
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(nullptr, nullptr, [] { the_pool.store(new Pool); });
+#endif
+  });
+  return *the_pool.load(std::memory_order_acquire);
+}
+
+}  // namespace
+
+void parallel_for(size_t pieces, int threads, PieceFunction function, void* context) {
+  const size_t limit = pieces < size_t(kMaxHelpers) + 1 ? pieces : size_t(kMaxHelpers) + 1;
+  const int helpers = threads > 1 && limit > 1 ? int(size_t(threads) < limit ? size_t(threads) : limit) - 1 : 0;
+  if (helpers > 0) {
+    pool().run(pieces, helpers, function, context);
+    return;
+  }
+  for (size_t piece = 0; piece < pieces; ++piece) function(context, piece);
+}
+
+}  // namespace moegs

@@ -1,0 +1,3 @@
+#include "module.h"
+
+void bind_rasterize(nanobind::module_&) {}
