@@ -1,5 +1,17 @@
 """Motion priors: raw parameters and a time in, Gaussians out."""
 
+from moegs.deform.interpolation import Interpolation
+from moegs.deform.polynomial import Polynomial
 from moegs.deform.prior import Prior, Schedule, from_config, get, names, register, to_config
 
-__all__ = ["Prior", "Schedule", "from_config", "get", "names", "register", "to_config"]
+__all__ = [
+    "Interpolation",
+    "Polynomial",
+    "Prior",
+    "Schedule",
+    "from_config",
+    "get",
+    "names",
+    "register",
+    "to_config",
+]

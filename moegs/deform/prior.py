@@ -54,6 +54,16 @@ class Prior:
 
     name: ClassVar[str] = ""
 
+    @classmethod
+    def for_clip(cls, n_frames: int) -> Self:
+        """Hyper-parameters that suit a clip of this many frames and a short run on a CPU."""
+        return cls()
+
+    @property
+    def decoder(self) -> str | None:
+        """What ``Expert.decoder`` must be for params that this prior starts: None when colours need no decoding."""
+        return None
+
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Raw parameters that start from a point cloud."""
         raise ConfigError(f"{type(self).__name__} does not define init().")
@@ -80,6 +90,10 @@ class Prior:
     def moved(self, params: Params, offsets: Float[Tensor, "n 3"]) -> Params:
         """Params with every Gaussian displaced by a world-space offset, at all times."""
         return _add_to_field(params, "means", offsets)
+
+    def jittered(self, params: Params, generator: torch.Generator | None = None) -> Params:
+        """Freshly cloned or split Gaussians with whatever places them in time perturbed, so that copies part ways."""
+        return params
 
     def shrunk(self, params: Params, factor: float) -> Params:
         """Params with every spatial scale divided by a factor."""

@@ -1,0 +1,103 @@
+"""Interpolation between key frames: which ones a time falls between, positions, rotations, opacity windows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moegs.gaussians.quaternions import normalize
+
+EDGE = 1e-4  # the arc cosine's slope is unbounded at one; nearer than this to it, rotations are blended linearly
+LOG_LIMIT = 15.0  # exp() of more overflows in its gradient; a window this wide is already constant over any clip
+
+
+def locate(tau: float | Tensor, first: int, last: int) -> tuple[int | Tensor, float | Tensor]:
+    """Key frame at or before ``tau`` (key-frame units), held within first...last, and the way on from it.
+
+    A number gives numbers; a scalar tensor gives tensors, with the gradient of ``tau`` in the second.
+    """
+    if isinstance(tau, Tensor):
+        k = tau.detach().floor().clamp(first, last).long()
+        return k, tau - k
+    k = min(max(math.floor(tau), first), last)
+    return k, tau - k
+
+
+def window(keyframes: Float[Tensor, "n k c"], start: int | Tensor, length: int) -> tuple[Float[Tensor, "n c"], ...]:
+    """Consecutive key frames: a view for a whole number, a gather (which ``torch.func.vmap`` can batch) for a tensor."""
+    if isinstance(start, Tensor):
+        index = start + torch.arange(length, device=keyframes.device)
+        return keyframes[:, index].unbind(1)
+    return keyframes[:, start : start + length].unbind(1)
+
+
+def catmull_rom(keyframes: Float[Tensor, "n k 3"], tau: float | Tensor) -> Float[Tensor, "n 3"]:
+    """Cubic Hermite interpolation with central-difference tangents; needs a key frame before and two after.
+
+    Its four weights add up to one, so that moving all key frames by a vector moves the path by it.
+    """
+    k, d = locate(tau, 1, keyframes.shape[1] - 3)
+    a, b, c, e = window(keyframes, k - 1, 4)
+    dd = d * d
+    ddd = dd * d
+    before, after = (ddd - 2 * dd + d) / 2, (ddd - dd) / 2
+    rise = 3 * dd - 2 * ddd
+    return b * (1 - rise - after) + c * (rise + before) - a * before + e * after
+
+
+def linear(keyframes: Float[Tensor, "n k 3"], tau: float | Tensor) -> Float[Tensor, "n 3"]:
+    """Straight lines between key frames."""
+    k, d = locate(tau, 0, keyframes.shape[1] - 2)
+    a, b = window(keyframes, k, 2)
+    return a * (1 - d) + b * d
+
+
+def slerp(
+    rotations: Float[Tensor, "n k 4"], tau: float | Tensor, first: int, margin: int, shortest_arc: bool
+) -> Float[Tensor, "n 4"]:
+    """Unit quaternions turned at constant speed between key frames.
+
+    ``first`` and ``margin`` are the key frames that :func:`catmull_rom` needs before and after, so that both pick the
+    same pair. Without ``shortest_arc`` a pair of opposite signs turns the long way round, as in Ex4DGS.
+    """
+    k, d = locate(tau, first, rotations.shape[1] - 1 - margin)
+    a, b = (normalize(q) for q in window(rotations, k, 2))
+    cosine = (a * b).sum(-1, keepdim=True)
+    if shortest_arc:
+        sign = torch.where(cosine < 0, -1.0, 1.0)
+        b, cosine = b * sign, cosine * sign
+    angle = torch.acos(cosine.clamp(EDGE - 1, 1 - EDGE))
+    p, q = torch.sin((1 - d) * angle), torch.sin(d * angle)
+    blend = (p * a + q * b) / (p + q)
+    if not shortest_arc:  # opposite quaternions cancel half way
+        blend = torch.where(blend.abs().sum(-1, keepdim=True) <= EDGE, a, blend)
+    return normalize(blend)
+
+
+def nearest_window(
+    tau: float | Tensor, centers: Float[Tensor, "n 2"], widths: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n"]:
+    """One between the two centres, and a Gaussian of the distance to the nearer centre outside: continuous."""
+    low, high = centers.amin(-1), centers.amax(-1)
+    before, after = widths.unbind(-1)
+    reach = (low - tau).clamp_min(0) / before + (tau - high).clamp_min(0) / after
+    return torch.exp(-reach.square())
+
+
+def signed_min_window(
+    tau: float | Tensor, centers: Float[Tensor, "n 2"], widths: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n"]:
+    """As Ex4DGS computes it: the distance is always to the later centre, so that opacity jumps to one at the earlier."""
+    low, high = centers.amin(-1), centers.amax(-1)
+    before, after = widths.unbind(-1)
+    reach = (tau - high) / torch.where(tau > low, after, before)
+    inside = (tau > low) & (tau < high)
+    return torch.where(inside, torch.ones_like(reach), torch.exp(-reach.square()))
+
+
+def window_widths(raw: Float[Tensor, "n 2"], least: float) -> Float[Tensor, "n 2"]:
+    """Widths in key-frame units of their raw logs, never under ``least``."""
+    return raw.clamp(-LOG_LIMIT, LOG_LIMIT).exp() + least
