@@ -18,6 +18,8 @@ from moegs.errors import FormatError
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params, count
 from moegs.io import atomic_write
+from moegs.render.api import Render, rasterize
+from moegs.render.camera import Camera, rays
 from moegs.render.types import RasterOptions
 
 FORMAT, VERSION = "moegs-expert", 1
@@ -114,3 +116,32 @@ def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
         raise FormatError(f"{path}: no such file.") from None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: not a readable safetensors file ({error}).") from None
+
+
+def render_expert(
+    expert: Expert,
+    camera: Camera,
+    t: float,
+    *,
+    camera_index: int | None = None,
+    probe: Tensor | None = None,
+    backend: str = "auto",
+) -> Render:
+    """Render one expert at clip-normalised time t, through its own raster options and colour decoder.
+
+    ``camera_index`` is the training camera's number for priors that learn a camera offset; ``probe`` is passed on to
+    :func:`moegs.render.rasterize`.
+    """
+    gaussians = expert.at(t, camera_index)
+    render = rasterize(
+        gaussians, camera, features=gaussians.features, background=expert.background, options=expert.options,
+        probe=probe, backend=backend,
+    )  # fmt: skip
+    return finish(expert, render, camera)
+
+
+def finish(expert: Expert, render: Render, camera: Camera) -> Render:
+    """Apply an expert's colour decoder to its splatted features, if it has one."""
+    if expert.decoder is None:
+        return render
+    return replace(render, color=expert.decode(render.features, rays(camera).to(render.features)))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from moegs.errors import BackendError
 from moegs.gaussians.container import Gaussians
-from moegs.render.camera import Camera
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
 
 TILE = 16
@@ -113,16 +112,12 @@ def _upper_triangle(gaussians: Gaussians) -> Tensor | None:
 
 def _values(kernels, inputs: RasterInputs, packed: _Packed) -> Tensor:  # noqa: ANN001
     kept = inputs.gaussians[packed.index]
-    directions = kept.means - _centre(inputs.camera)
+    directions = kept.means - inputs.camera.centre
     colors = kernels.spherical_harmonics(degrees_to_use=kept.sh_degree, dirs=directions, coeffs=kept.sh)
     channels = [(colors + 0.5).clamp_min(0.0), packed.depths[:, None]]
     if inputs.features is not None:
         channels.append(inputs.features[packed.index])
     return torch.cat(channels, dim=-1)
-
-
-def _centre(camera: Camera) -> Tensor:
-    return camera.centre
 
 
 def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, values: Tensor):  # noqa: ANN001, ANN202
@@ -183,6 +178,7 @@ class _ProbeImagePosition(torch.autograd.Function):
         magnitude = getattr(ctx.moved, "absgrad", None) if ctx.absolute else grad
         if magnitude is None:
             raise BackendError("backend 'gsplat': this version does not report absolute gradients; use absgrad=False.")
+        ctx.moved = None  # it holds this node: let go of the cycle
         probe = grad.new_zeros(ctx.n, 2)
         probe[ctx.index] = magnitude
         return grad, probe, None, None

@@ -1,0 +1,30 @@
+"""From the Gaussians of several experts to per-pixel gates and one image."""
+
+from moegs.route.blend import blend, oracle_gates, softmax_gates, uniform_gates
+from moegs.route.mixture import (
+    Mixture,
+    MixtureRender,
+    load_mixture,
+    read_manifest,
+    render_experts,
+    render_mixture,
+    save_mixture,
+)
+from moegs.route.routers import PixelRouter, RouterConfig, VolumePixelRouter
+
+__all__ = [
+    "Mixture",
+    "MixtureRender",
+    "PixelRouter",
+    "RouterConfig",
+    "VolumePixelRouter",
+    "blend",
+    "load_mixture",
+    "oracle_gates",
+    "read_manifest",
+    "render_experts",
+    "render_mixture",
+    "save_mixture",
+    "softmax_gates",
+    "uniform_gates",
+]

@@ -1,0 +1,48 @@
+"""Gates and blending at one pixel grid."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moegs.errors import ShapeError
+
+
+def softmax_gates(logits: Float[Tensor, "k h w"], temperature: float = 1.0) -> Float[Tensor, "k h w"]:
+    """``softmax_k(logits / temperature)`` at every pixel (MoE-GS eq. 8)."""
+    return torch.softmax(logits / temperature, dim=0)
+
+
+def blend(images: Float[Tensor, "k h w 3"], gates: Float[Tensor, "k h w"]) -> Float[Tensor, "h w 3"]:
+    """Mix the experts' renders with per-pixel gates (MoE-GS eq. 9).
+
+    Args:
+        images: one render per expert, linear in [0, 1].
+        gates: weights that sum to one over the experts at every pixel.
+
+    Returns:
+        The mixture, ``sum_k gates[k] * images[k]``.
+
+    Raises:
+        ShapeError: the two disagree in experts, height or width.
+
+    Example:
+        >>> images = torch.stack([torch.zeros(1, 1, 3), torch.ones(1, 1, 3)])
+        >>> blend(images, torch.tensor([[[0.75]], [[0.25]]]))
+        tensor([[[0.2500, 0.2500, 0.2500]]])
+    """
+    if images.ndim != 4 or images.shape[:3] != gates.shape:
+        raise ShapeError(f"blend: images {list(images.shape)} and gates {list(gates.shape)} are not one grid of experts.")
+    return torch.einsum("khwc,khw->hwc", images, gates)
+
+
+def uniform_gates(images: Float[Tensor, "k h w 3"]) -> Float[Tensor, "k h w"]:
+    """Equal gates: the plain average of the experts, a yardstick that any router has to beat."""
+    return images.new_full(images.shape[:3], 1.0 / images.shape[0])
+
+
+def oracle_gates(images: Float[Tensor, "k h w 3"], truth: Float[Tensor, "h w 3"]) -> Float[Tensor, "k h w"]:
+    """One-hot gates of the expert nearest to the truth at every pixel: the bound for routers that choose one expert."""
+    error = (images - truth).square().sum(-1)
+    return torch.nn.functional.one_hot(error.argmin(0), images.shape[0]).permute(2, 0, 1).to(images)

@@ -1,0 +1,218 @@
+"""Routers: what turns the Gaussians of several experts into per-pixel gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moegs.errors import ConfigError, ShapeError
+from moegs.gaussians.container import Gaussians, concatenate
+from moegs.render.api import rasterize
+from moegs.render.camera import Camera, rays
+from moegs.render.types import RasterOptions
+from moegs.route.blend import softmax_gates
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """Shape of a router.
+
+    Attributes:
+        kind: ``"volume-pixel"`` (weights on Gaussians, refined at pixels), ``"pixel"`` (no weights on Gaussians) or
+            ``"volume"`` (no network: splatted weights alone).
+        channels: view channels per Gaussian, and as many time channels; 1 in the paper.
+        hidden: widths of the pixel network Φ; (6, 3) in the paper.
+        inputs: what Φ sees besides the splatted channels: ``"rays"`` (paper), ``"time"``, ``"color"`` (the expert's own
+            render and its distance from the experts' mean), ``"alpha"``.
+        context: side of the square of pixels that Φ's first layer sees, odd; 1 in the paper.
+        shared: one Φ for all experts (paper) or one each.
+        temperature: divides the logits, in training and at test alike.
+        background: value behind the splatted weights (the released code uses 1).
+        initial_weight: start of the base weights (0.9 in the released code).
+    """
+
+    kind: str = "volume-pixel"
+    channels: int = 1
+    hidden: tuple[int, ...] = (6, 3)
+    inputs: tuple[str, ...] = ("rays",)
+    context: int = 1
+    shared: bool = True
+    temperature: float = 1.0
+    background: float = 0.0
+    initial_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("volume-pixel", "pixel", "volume"):
+            raise ConfigError(f"router kind: expected 'volume-pixel', 'pixel' or 'volume', got {self.kind!r}.")
+        if unknown := set(self.inputs) - _INPUT_CHANNELS.keys():
+            raise ConfigError(f"router inputs: expected some of {', '.join(_INPUT_CHANNELS)}, got {sorted(unknown)[0]!r}.")
+        if self.context < 1 or self.context % 2 == 0:
+            raise ConfigError(f"router context: expected an odd number of pixels, got {self.context}.")
+        if self.temperature <= 0:
+            raise ConfigError(f"router temperature: expected more than 0, got {self.temperature}.")
+
+
+_INPUT_CHANNELS = {"rays": 6, "time": 1, "color": 6, "alpha": 1}
+
+
+class VolumePixelRouter(nn.Module):
+    """The volume-aware pixel router of MoE-GS (§3.2), for Gaussians of any origin.
+
+    Gaussian i carries ``[w, w_dir, t·w_time]``. They are splatted with the expert's own alphas, and
+    ``R_k(u) = w_2D(u) + Φ(w_dir_2D(u), w_time_2D(u), r(u))`` with ray map r; gates are the softmax of R over the experts.
+
+    Args:
+        counts: number of Gaussians of each expert, in order.
+        config: sizes and options; the default is the paper's router.
+        centre: world point that ray origins are measured from.
+        extent: world length that they are divided by.
+
+    Example:
+        >>> router = VolumePixelRouter([1, 1])
+        >>> one = Gaussians(means=torch.tensor([[0.0, 0, 2]]), opacities=torch.tensor([0.9]), sh=torch.zeros(1, 1, 3),
+        ...                 quats=torch.tensor([[1.0, 0, 0, 0]]), scales=torch.full((1, 3), 0.5))
+        >>> camera = Camera(torch.eye(4), torch.tensor([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]), width=8, height=8)
+        >>> router([one, one], camera, t=0.5).shape
+        torch.Size([2, 8, 8])
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        config: RouterConfig = RouterConfig(),  # noqa: B008 - frozen
+        centre: Sequence[float] = (0.0, 0.0, 0.0),
+        extent: float = 1.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if len(counts) < 1 or min(counts) < 0:
+            raise ConfigError(f"counts: expected one number of Gaussians an expert, got {list(counts)}.")
+        self.counts, self.config = tuple(int(n) for n in counts), config
+        self.register_buffer("centre", torch.tensor(list(centre), dtype=torch.float32))
+        self.register_buffer("extent", torch.tensor(float(extent)))
+        total = sum(self.counts) if config.kind != "pixel" else 0
+        c = config.channels if config.kind == "volume-pixel" else 0
+        self.base = nn.Parameter(torch.full((total,), float(config.initial_weight)))
+        self.view = nn.Parameter(torch.zeros(total, c))
+        self.time = nn.Parameter(torch.zeros(total, c))
+        self.layers = nn.ParameterList(self._make_layers(generator) if config.kind != "volume" else [])
+
+    def _make_layers(self, generator: torch.Generator | None) -> list[Tensor]:
+        """Weights of Φ, ``[experts or 1, out, in, k, k]``, uniform in ±1/sqrt(fan-in)."""
+        c = self.config
+        seen = (2 * c.channels if c.kind == "volume-pixel" else 0) + sum(_INPUT_CHANNELS[i] for i in c.inputs)
+        widths, copies = [seen, *c.hidden, 1], 1 if c.shared else len(self.counts)
+        sides = [c.context] + [1] * (len(widths) - 2)
+        layers = []
+        for before, after, side in zip(widths[:-1], widths[1:], sides, strict=True):
+            bound = (before * side * side) ** -0.5
+            layers.append((torch.rand(copies, after, before, side, side, generator=generator) * 2 - 1) * bound)
+        return layers
+
+    def features(self, t: float) -> Float[Tensor, "n f"] | None:
+        """Channels to splat for the Gaussians of all experts in order: base, view, t·time; None without weights."""
+        if self.config.kind == "pixel":
+            return None
+        return torch.cat([self.base[:, None], self.view, t * self.time], dim=-1)
+
+    def logits(
+        self,
+        maps: Float[Tensor, "k h w f"] | None,
+        images: Float[Tensor, "k h w 3"],
+        alphas: Float[Tensor, "k h w"],
+        camera: Camera,
+        t: float,
+    ) -> Float[Tensor, "k h w"]:
+        """Unnormalised preference for each expert at every pixel."""
+        if maps is not None and self.config.background:
+            maps = maps + self.config.background * (1 - alphas)[..., None]
+        if self.config.kind == "volume":
+            return maps[..., 0]
+        seen = [] if maps is None else [maps[..., 1:]]
+        seen += [self._input(name, images, alphas, camera, t) for name in self.config.inputs]
+        refined = self._phi(torch.cat(seen, dim=-1).permute(0, 3, 1, 2))
+        return refined if maps is None else maps[..., 0] + refined
+
+    def _input(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> Tensor:
+        k, h, w, _ = images.shape
+        if name == "rays":
+            ray = rays(camera).to(images)
+            ray = torch.cat([(ray[..., :3] - self.centre) / self.extent, ray[..., 3:]], dim=-1)
+            return ray.expand(k, h, w, 6)
+        if name == "time":
+            return images.new_full((k, h, w, 1), t)
+        if name == "alpha":
+            return alphas[..., None]
+        return torch.cat([images, images - images.mean(0, keepdim=True)], dim=-1)
+
+    def _phi(self, x: Float[Tensor, "k f h w"]) -> Float[Tensor, "k h w"]:
+        for i, weight in enumerate(self.layers):
+            x = torch.relu(x) if i else x
+            x = _per_expert_conv(x, weight)
+        return x[:, 0]
+
+    def gates(
+        self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float
+    ) -> Float[Tensor, "k h w"]:
+        """Softmax of :meth:`logits` over the experts."""
+        return softmax_gates(self.logits(maps, images, alphas, camera, t), self.config.temperature)
+
+    def forward(
+        self,
+        gaussians: Sequence[Gaussians],
+        camera: Camera,
+        t: float,
+        *,
+        options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),  # noqa: B008 - frozen
+        backend: str = "auto",
+    ) -> Float[Tensor, "k h w"]:
+        """Gates of the experts' Gaussians at clip-normalised time t, seen from a camera.
+
+        Raises:
+            ShapeError: the numbers of Gaussians are not those that the router was made for.
+        """
+        if tuple(len(g) for g in gaussians) != self.counts:
+            raise ShapeError(f"router: expected {list(self.counts)} Gaussians, got {[len(g) for g in gaussians]}.")
+        merged = concatenate([replace(g, features=None) for g in gaussians])
+        per_expert = (options,) * len(gaussians) if isinstance(options, RasterOptions) else tuple(options)
+        render = rasterize(
+            merged, camera, features=self.features(t), groups=group_tags(self.counts).to(merged.means.device),
+            options=per_expert, backend=backend,
+        )  # fmt: skip
+        return self.gates(render.features, render.color, render.alpha, camera, t)
+
+    def to_config(self) -> dict[str, Any]:
+        """What :func:`router_from_config` needs to rebuild the module, JSON-ready."""
+        return {"counts": list(self.counts), "config": asdict(self.config)}
+
+
+def PixelRouter(counts: Sequence[int], **options: Any) -> VolumePixelRouter:  # noqa: N802 - reads as a class
+    """A router without weights on Gaussians: Φ on rays, time and the experts' colours (MoE-GS table 4, 2D only)."""
+    config = RouterConfig(kind="pixel", **({"inputs": ("rays", "time", "color"), "hidden": (16, 8)} | options))
+    return VolumePixelRouter(counts, config)
+
+
+def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:
+    """Rebuild an (untrained) router from :meth:`VolumePixelRouter.to_config`."""
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
+    return VolumePixelRouter(saved["counts"], RouterConfig(**config))
+
+
+def group_tags(counts: Sequence[int]) -> Tensor:
+    """Expert tag of every Gaussian of the concatenated experts, int32."""
+    return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(list(counts)))
+
+
+def _per_expert_conv(x: Float[Tensor, "k f h w"], weight: Float[Tensor, "m o f s s"]) -> Float[Tensor, "k o h w"]:
+    side = weight.shape[-1]
+    if side == 1:
+        return torch.einsum("kfhw,kof->kohw", x, weight[..., 0, 0].expand(x.shape[0], -1, -1))
+    padded = torch.nn.functional.pad(x, [side // 2] * 4, mode="replicate")
+    if weight.shape[0] == 1:
+        return torch.nn.functional.conv2d(padded, weight[0])
+    return torch.cat([torch.nn.functional.conv2d(padded[k : k + 1], weight[k]) for k in range(x.shape[0])])

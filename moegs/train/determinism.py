@@ -1,0 +1,27 @@
+"""Repeatable arithmetic for the length of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Ask torch for deterministic algorithms and put its setting back afterwards.
+
+    With the same machine, thread count and seed, training then gives the same bits. Operators that have no deterministic
+    form on CUDA only warn.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over every new tensor, changes nothing
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill

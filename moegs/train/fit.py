@@ -1,0 +1,250 @@
+"""Stage 1: train one expert on a scene."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moegs.data import Scene, View
+from moegs.deform.prior import Prior, to_config
+from moegs.errors import DivergenceError
+from moegs.expert import Expert, render_expert
+from moegs.gaussians import densify
+from moegs.gaussians.container import Gaussians
+from moegs.gaussians.densify import DensifyRule
+from moegs.gaussians.params import Params, count, join, populations
+from moegs.metrics import psnr
+from moegs.render.types import RasterOptions
+from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from moegs.train.determinism import repeatable
+from moegs.train.losses import photometric_loss
+from moegs.train.optimizer import ParamsAdam
+from moegs.train.progress import MetricsLog, training_bar
+from moegs.train.views import ViewOrder, training_order, view_at
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how an expert is trained. Fractions are of the whole run.
+
+    Attributes:
+        steps: optimisation steps, one view each.
+        lambda_dssim: share of the structural term in the loss.
+        densify: when Gaussians grow and die.
+        densify_every: steps between edits.
+        densify_from: fraction of the run at which growth begins.
+        densify_until: fraction at which it ends; faint Gaussians are removed until the end.
+        sh_every: fraction of the run after which the harmonics gain a degree.
+        background: colour behind everything.
+        options: low-pass filter, compensation, near and far.
+        seed: orders the views and all randomness.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int = 6000
+    lambda_dssim: float = 0.2
+    densify: DensifyRule = field(default_factory=DensifyRule)
+    densify_every: int = 100
+    densify_from: float = 0.05
+    densify_until: float = 0.6
+    sh_every: float = 0.15
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    options: RasterOptions = field(default_factory=RasterOptions)
+    seed: int = 0
+    checkpoint_every: int = 500
+
+
+@dataclass
+class _Run:
+    """Everything that changes while an expert trains."""
+
+    optimizer: ParamsAdam
+    grad_sum: Tensor
+    seen: Tensor
+    generator: torch.Generator
+    step: int = 0
+
+
+def fit_expert(
+    scene: Scene,
+    prior: Prior,
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cameras: tuple[int, ...] | None = None,
+    progress: bool = True,
+) -> Expert:
+    """Train one expert.
+
+    Args:
+        scene: what to learn.
+        prior: the motion prior and its hyper-parameters.
+        config: length, densification, losses.
+        out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
+        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        cameras: training cameras to use instead of all of them.
+        progress: show a bar.
+
+    Raises:
+        DivergenceError: a loss or gradient is not finite; the message names it and the step, the checkpoint stays.
+        ConfigError: the checkpoint was written by a run with other settings.
+    """
+    folder = None if out is None else Path(out)
+    order = training_order(scene, config.seed, cameras)
+    with repeatable():
+        run = _begin(scene, prior, config, order, folder if resume else None)
+        log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
+        try:
+            _loop(scene, prior, config, order, run, folder, log, progress)
+        finally:
+            if log is not None:
+                log.close()
+    return _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
+
+
+def _describe(prior: Prior, config: FitConfig, order: ViewOrder) -> dict[str, Any]:
+    return {
+        "prior": prior.name, "hyper-parameters": to_config(prior), "fit": asdict(config), "cameras": order.cameras,
+    }  # fmt: skip
+
+
+def _begin(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, folder: Path | None) -> _Run:
+    generator = torch.Generator().manual_seed(config.seed)
+    params = prior.init(scene.cloud, generator)
+    schedules = prior.param_groups(params, scene.extent)
+    run = _Run(ParamsAdam(params, schedules), torch.zeros(count(params)), torch.zeros(count(params)), generator)
+    path = None if folder is None else folder / "checkpoint.safetensors"
+    if path is not None and path.exists():
+        _restore(run, load_checkpoint(path, _describe(prior, config, order)))
+    return run
+
+
+def _restore(run: _Run, saved: Checkpoint) -> None:
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in saved.part("adam").items():
+        name, _, moment = key.rpartition("/")
+        state.setdefault(name, {})[moment] = value
+    run.optimizer.load(saved.part("params"), state)
+    run.grad_sum, run.seen = saved.tensors["stats/grad_sum"], saved.tensors["stats/seen"]
+    run.generator.set_state(saved.tensors["rng"])
+    run.step = saved.step
+
+
+def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
+    tensors = {f"params/{k}": v for k, v in run.optimizer.params.items()}
+    for name, moments in run.optimizer.state().items():
+        tensors |= {f"adam/{name}/{k}": v for k, v in moments.items()}
+    tensors |= {"stats/grad_sum": run.grad_sum, "stats/seen": run.seen, "rng": run.generator.get_state()}
+    return Checkpoint(run.step, tensors, description)
+
+
+def _loop(
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, folder: Path | None,
+    log: MetricsLog | None, progress: bool,
+) -> None:  # fmt: skip
+    description = _describe(prior, config, order)
+    with training_bar(prior.name, config.steps, run.step, progress) as show:
+        while run.step < config.steps:
+            numbers = _step(scene, prior.at_step(run.step, config.steps), config, order, run)
+            run.step += 1
+            last = run.step == config.steps
+            if run.step % 50 == 0 or last:
+                show(run.step, **numbers)
+                if log is not None:
+                    log.write(step=run.step, **numbers)
+            if folder is not None and (last or run.step % config.checkpoint_every == 0):
+                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run, description))
+
+
+def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run) -> dict[str, Any]:
+    view = view_at(scene, order, run.step)
+    params = run.optimizer.params
+    growing = run.step < config.densify_until * config.steps
+    probe = torch.zeros(count(params), 2, requires_grad=True) if growing else None
+    expert = _Truncated.make(prior, params, config, run.step)
+    render = render_expert(expert, view.camera, view.time, camera_index=view.camera_index, probe=probe)
+    image_loss = photometric_loss(render.color, view.image, config.lambda_dssim)
+    loss = image_loss + prior.regularise(params, view.time)
+    if not torch.isfinite(loss):
+        raise DivergenceError(_diagnose(params, run.step))
+    loss.backward()
+    if probe is not None:
+        _accumulate(run, probe.grad, render.radii, view)
+    run.optimizer.step(run.step / config.steps, run.step)
+    _edit(scene, prior, config, run, view)
+    with torch.no_grad():
+        return {"loss": loss.item(), "psnr": float(psnr(render.color.clamp(0, 1), view.image)), "gaussians": len(expert)}
+
+
+@dataclass(frozen=True)
+class _Truncated(Expert):
+    """An expert that shows only the harmonics up to the degree that training has reached."""
+
+    degree: int = 3
+
+    @classmethod
+    def make(cls, prior: Prior, params: Params, config: FitConfig, step: int) -> _Truncated:
+        degree = 3 if config.sh_every <= 0 else int(step / (config.sh_every * config.steps))
+        return cls(prior, params, config.options, config.background, _decoder(params), {}, degree)
+
+    def at(self, t: float | Tensor, camera: int | None = None) -> Gaussians:
+        whole = super().at(t, camera)
+        return replace(whole, sh=whole.sh[:, : (min(self.degree, whole.sh_degree) + 1) ** 2])
+
+
+def _decoder(params: Params) -> str | None:
+    return "sigmoid" if "decoder.w1" in params else None
+
+
+def _diagnose(params: Params, step: int) -> str:
+    broken = [k for k, v in params.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    what = f"params[{broken[0]!r}]" if broken else "the loss"
+    return f"{what} is not finite at step {step}; the last checkpoint is intact. Lower its learning rate and resume."
+
+
+def _accumulate(run: _Run, grad: Tensor, radii: Tensor, view: View) -> None:
+    """Image-plane gradients in units of half the image, as the INRIA code measures them."""
+    half = grad.new_tensor([view.camera.width, view.camera.height]) / 2
+    run.grad_sum += torch.linalg.vector_norm(grad * half, dim=1)
+    run.seen += (radii[:, 0] > 0).float()
+
+
+def _edit(scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> None:
+    done = run.step + 1
+    if done % config.densify_every or done >= 0.95 * config.steps or done < config.densify_from * config.steps:
+        return
+    with torch.no_grad():
+        params = {k: v.detach() for k, v in run.optimizer.params.items()}
+        if done < config.densify_until * config.steps:
+            params = _grow(params, scene, prior, config, run, view)
+        now = prior.deform(params, view.time, view.camera_index)
+        keep = densify.healthy(params, now, config.densify, scene.extent)
+        run.optimizer.replace(*densify.keep(params, keep))
+    run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
+
+
+def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:
+    now = prior.deform(params, view.time, view.camera_index)
+    survivors, spawned, lineage = densify.grow(
+        params, now, run.grad_sum / run.seen.clamp_min(1), config.densify, scene.extent,
+        move=prior.moved, shrink=prior.shrunk, generator=run.generator,
+    )  # fmt: skip
+    if sum(populations(spawned).values()):
+        spawned = prior.jittered(spawned, run.generator)
+    grown = join([survivors, spawned])
+    run.optimizer.replace(grown, lineage)
+    return grown
+
+
+def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene) -> Expert:
+    final = {k: v.detach().clone() for k, v in params.items()}
+    meta = {
+        "scene": scene.name, "n_frames": scene.n_frames, "extent": scene.extent, "steps": config.steps,
+        "seed": config.seed,
+    }  # fmt: skip
+    return Expert(prior, final, config.options, config.background, _decoder(final), meta)
