@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from torch import Tensor
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
@@ -42,3 +44,13 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Hex digest of the names, shapes and bytes of a dict of tensors."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name}{list(value.shape)}{value.dtype}".encode())
+        hasher.update(value.view(-1).numpy().tobytes())
+    return hasher.hexdigest()

@@ -190,15 +190,11 @@ class _Truncated(Expert):
     @classmethod
     def make(cls, prior: Prior, params: Params, config: FitConfig, step: int) -> _Truncated:
         degree = 3 if config.sh_every <= 0 else int(step / (config.sh_every * config.steps))
-        return cls(prior, params, config.options, config.background, _decoder(params), {}, degree)
+        return cls(prior, params, config.options, config.background, prior.decoder, {}, degree)
 
     def at(self, t: float | Tensor, camera: int | None = None) -> Gaussians:
         whole = super().at(t, camera)
         return replace(whole, sh=whole.sh[:, : (min(self.degree, whole.sh_degree) + 1) ** 2])
-
-
-def _decoder(params: Params) -> str | None:
-    return "sigmoid" if "decoder.w1" in params else None
 
 
 def _diagnose(params: Params, step: int) -> str:
@@ -247,4 +243,4 @@ def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene) -> Ex
         "scene": scene.name, "n_frames": scene.n_frames, "extent": scene.extent, "steps": config.steps,
         "seed": config.seed,
     }  # fmt: skip
-    return Expert(prior, final, config.options, config.background, _decoder(final), meta)
+    return Expert(prior, final, config.options, config.background, prior.decoder, meta)

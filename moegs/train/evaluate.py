@@ -1,0 +1,69 @@
+"""Scores of a model on held-out cameras, in the form that results.json keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from rich.progress import track
+from torch import Tensor
+
+from moegs.data import Scene
+from moegs.expert import Expert, render_expert
+from moegs.metrics import FrameScores, score, summarise, time_frames
+from moegs.render.camera import Camera
+from moegs.route.mixture import Mixture, render_mixture
+
+Renderer = Callable[[Camera, float], Float[Tensor, "h w 3"]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of every frame of the evaluated cameras, their mean, and the median milliseconds a frame."""
+
+    frames: tuple[FrameScores, ...]
+    mean: FrameScores
+    ms_per_frame: float
+
+
+def expert_renderer(expert: Expert, backend: str = "auto") -> Renderer:
+    """A function from camera and time to an expert's image."""
+    return lambda camera, t: render_expert(expert, camera, t, backend=backend).color
+
+
+def mixture_renderer(mixture: Mixture, backend: str = "auto") -> Renderer:
+    """A function from camera and time to the blended image."""
+    return lambda camera, t: render_mixture(mixture, camera, t, backend=backend).color
+
+
+@torch.no_grad()
+def evaluate(
+    renderer: Renderer,
+    scene: Scene,
+    cameras: Sequence[int] | None = None,
+    *,
+    every: int = 1,
+    timed: int = 10,
+    progress: bool = False,
+) -> Evaluation:
+    """Render the held-out cameras and score every frame.
+
+    Args:
+        renderer: from camera and clip-normalised time to an image.
+        scene: the clip.
+        cameras: cameras to score; the held-out ones by default.
+        every: score each ``every``-th frame.
+        timed: frames to time after the scores, on the first of the cameras.
+        progress: show a bar.
+    """
+    chosen = tuple(scene.test if cameras is None else cameras)
+    views = [(c, f) for c in chosen for f in range(0, scene.n_frames, every)]
+    scores = []
+    for camera, frame in track(views, "evaluating", disable=not progress, transient=True):
+        scores.append(score(renderer(scene.cameras[camera], scene.time(frame)), scene.image(camera, frame)))
+    speed = time_frames(
+        lambda i: renderer(scene.cameras[chosen[0]], scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1)
+    )
+    return Evaluation(tuple(scores), summarise(scores), speed.median_ms)

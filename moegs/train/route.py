@@ -1,0 +1,184 @@
+"""Stage 2: learn the router over frozen experts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moegs.data import Scene
+from moegs.errors import DivergenceError
+from moegs.expert import Expert
+from moegs.io import digest
+from moegs.metrics import psnr
+from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.routers import RouterConfig, VolumePixelRouter
+from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from moegs.train.determinism import repeatable
+from moegs.train.losses import photometric_loss
+from moegs.train.progress import MetricsLog, training_bar
+from moegs.train.views import ViewOrder, training_order, view_at
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """How the router is trained.
+
+    Attributes:
+        router: shape of the router.
+        steps: optimisation steps, one view each.
+        lr_weights: RAdam rate of base and view weights.
+        lr_time: RAdam rate of time weights.
+        lr_network: RAdam rate of the pixel network.
+        decay: rates fall log-linearly to this fraction of themselves.
+        lambda_dssim: share of the structural term in the loss.
+        seed: orders the views and starts the network.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    router: RouterConfig = RouterConfig()
+    steps: int = 1500
+    lr_weights: float = 0.5
+    lr_time: float = 0.05
+    lr_network: float = 0.05
+    decay: float = 0.1
+    lambda_dssim: float = 0.2
+    seed: int = 0
+    checkpoint_every: int = 250
+
+
+@dataclass
+class _Run:
+    mixture: Mixture
+    optimizer: torch.optim.RAdam
+    step: int = 0
+
+
+def fit_router(
+    scene: Scene,
+    experts: dict[str, Expert],
+    config: RouteConfig = RouteConfig(),  # noqa: B008 - frozen
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cameras: tuple[int, ...] | None = None,
+    start: VolumePixelRouter | None = None,
+    progress: bool = True,
+) -> Mixture:
+    """Train the router; the experts stay as they are.
+
+    Args:
+        scene: the clip that the experts were trained on.
+        experts: frozen experts by name; their order is the order of the gates.
+        config: router shape, rates and length.
+        out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
+        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        cameras: train on these cameras only (stacking: cameras that the experts never saw).
+        start: a router to continue from, for a short refit after pruning.
+        progress: show a bar.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+        ConfigError: the checkpoint was written by a run with other settings.
+    """
+    folder = None if out is None else Path(out)
+    order = training_order(scene, config.seed, cameras)
+    frozen = {n: Expert(e.prior, {k: v.detach() for k, v in e.params.items()}, e.options, e.background, e.decoder, e.meta)
+              for n, e in experts.items()}  # fmt: skip
+    with repeatable():
+        run = _begin(scene, frozen, config, order, start, folder if resume else None)
+        log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
+        try:
+            _loop(scene, config, order, run, folder, log, progress)
+        finally:
+            if log is not None:
+                log.close()
+    return run.mixture
+
+
+def _begin(
+    scene: Scene, experts: dict[str, Expert], config: RouteConfig, order: ViewOrder, start: VolumePixelRouter | None,
+    folder: Path | None,
+) -> _Run:  # fmt: skip
+    generator = torch.Generator().manual_seed(config.seed)
+    centre = torch.stack([scene.cameras[i].centre for i in scene.train]).mean(0)
+    router = VolumePixelRouter(
+        [len(e) for e in experts.values()], config.router, centre.tolist(), scene.extent, generator
+    )
+    if start is not None:
+        router.load_state_dict(start.state_dict())
+    optimizer = torch.optim.RAdam(
+        [
+            {"params": [router.base, router.view], "rate": config.lr_weights, "lr": 0.0},
+            {"params": [router.time], "rate": config.lr_time, "lr": 0.0},
+            {"params": list(router.layers), "rate": config.lr_network, "lr": 0.0},
+        ]
+    )
+    run = _Run(Mixture(experts, router), optimizer)
+    path = None if folder is None else folder / "checkpoint.safetensors"
+    if path is not None and path.exists():
+        _restore(run, load_checkpoint(path, _describe(run.mixture, config, order)))
+    return run
+
+
+def _describe(mixture: Mixture, config: RouteConfig, order: ViewOrder) -> dict[str, Any]:
+    """What must be the same to resume, the experts' tensors included."""
+    return {
+        "route": asdict(config),
+        "cameras": order.cameras,
+        "experts": {name: digest(e.params) for name, e in mixture.experts.items()},
+    }
+
+
+def _named(run: _Run) -> dict[str, Tensor]:
+    return dict(run.mixture.router.named_parameters())
+
+
+def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
+    tensors = {f"router/{k}": v for k, v in run.mixture.router.state_dict().items()}
+    for name, parameter in _named(run).items():
+        tensors |= {f"radam/{name}/{k}": v for k, v in run.optimizer.state[parameter].items()}
+    return Checkpoint(run.step, tensors, description)
+
+
+def _restore(run: _Run, saved: Checkpoint) -> None:
+    run.mixture.router.load_state_dict(saved.part("router"))
+    for key, value in saved.part("radam").items():
+        name, _, moment = key.rpartition("/")
+        run.optimizer.state[_named(run)[name]][moment] = value
+    run.step = saved.step
+
+
+def _loop(
+    scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, folder: Path | None, log: MetricsLog | None,
+    progress: bool,
+) -> None:  # fmt: skip
+    description = _describe(run.mixture, config, order)
+    with training_bar("router", config.steps, run.step, progress) as show:
+        while run.step < config.steps:
+            numbers = _step(scene, config, order, run)
+            run.step += 1
+            last = run.step == config.steps
+            if run.step % 25 == 0 or last:
+                show(run.step, **numbers)
+                if log is not None:
+                    log.write(step=run.step, **numbers)
+            if folder is not None and (last or run.step % config.checkpoint_every == 0):
+                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run, description))
+
+
+def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run) -> dict[str, float]:
+    view = view_at(scene, order, run.step)
+    image = render_mixture(run.mixture, view.camera, view.time).color
+    loss = photometric_loss(image, view.image, config.lambda_dssim)
+    if not torch.isfinite(loss):
+        raise DivergenceError(f"the router's loss is not finite at step {run.step}; the last checkpoint is intact.")
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["rate"] * config.decay ** (run.step / config.steps)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    run.optimizer.step()
+    return {"loss": loss.item(), "psnr": float(psnr(image.detach().clamp(0, 1), view.image))}
