@@ -13,8 +13,8 @@ from moegs.metrics._check import same_images
 def psnr(image: Float[Tensor, "h w c"], target: Float[Tensor, "h w c"]) -> float:
     """``-10 log10(mean squared error)`` in dB over all pixels and channels, for values in [0, 1].
 
-    Equal images give infinity. The mean error is taken over the image first: averaging the PSNR of the channels, as some
-    code does, gives a higher figure.
+    Equal images give infinity. The error is averaged over the whole image first: averaging the PSNR of the channels, as
+    some code does, gives a higher figure.
 
     Raises:
         ShapeError: the images are not ``[h, w, c]`` of one shape, dtype and device.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moegs.errors import ConfigError, ShapeError
 from moegs.metrics import ssim_inria
 from moegs.train.losses import photometric_loss
 from tests.metrics.test_ssim import images
@@ -28,3 +29,11 @@ def test_value_and_gradient_are_the_weighted_sum(weight: float, dtype: torch.dty
 def test_equal_images_cost_nothing() -> None:
     image, _ = images(9, 9)
     assert float(photometric_loss(image, image)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_bad_arguments_are_named() -> None:
+    image, target = images(9, 9)
+    with pytest.raises(ConfigError, match="lambda_dssim"):
+        photometric_loss(image, target, 1.5)
+    with pytest.raises(ShapeError, match="photometric_loss"):
+        photometric_loss(image, target[1:])

@@ -1,0 +1,128 @@
+// One native-width vector of floats, for kernel files only (they are compiled once per instruction set).
+//
+// Lanes is 16, 8 or 4 wide. fma() is fused where the set has it. Everything is in an anonymous namespace, so that no
+// instruction set's copy can be linked into another.
+#pragma once
+
+#include <cstddef>
+
+#if MOEGS_ISA_LEVEL > 0
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace moegs::MOEGS_ISA {
+namespace {
+
+#if MOEGS_ISA_LEVEL == 2
+
+constexpr int kLanes = 16;
+struct Lanes {
+  __m512 v;
+};
+inline Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Lanes a) { _mm512_storeu_ps(p, a.v); }
+inline Lanes all(float x) { return {_mm512_set1_ps(x)}; }
+inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Lanes operator/(Lanes a, Lanes b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline Lanes load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+inline void store_first(float* p, Lanes a, int n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
+inline Lanes keep_first(Lanes a, int n) { return {_mm512_maskz_mov_ps(first(n), a.v)}; }
+inline Lanes magnitude(Lanes a) { return {_mm512_abs_ps(a.v)}; }
+// 1, -1 or 0 with the sign of a; NaN stays NaN.
+inline Lanes sign(Lanes a) {
+  const __m512 one = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+      _mm512_castps_si512(a.v), _mm512_set1_epi32(int(0x80000000)), _mm512_castps_si512(_mm512_set1_ps(1.0f)), 0xEA));
+  return {_mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_OQ), one)};
+}
+
+#elif MOEGS_ISA_LEVEL == 1
+
+constexpr int kLanes = 8;
+struct Lanes {
+  __m256 v;
+};
+inline Lanes load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store(float* p, Lanes a) { _mm256_storeu_ps(p, a.v); }
+inline Lanes all(float x) { return {_mm256_set1_ps(x)}; }
+inline Lanes operator+(Lanes a, Lanes b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Lanes operator*(Lanes a, Lanes b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Lanes operator/(Lanes a, Lanes b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline __m256i first(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Lanes load_first(const float* p, int n) { return {_mm256_maskload_ps(p, first(n))}; }
+inline void store_first(float* p, Lanes a, int n) { _mm256_maskstore_ps(p, first(n), a.v); }
+inline Lanes keep_first(Lanes a, int n) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(first(n)))}; }
+inline Lanes magnitude(Lanes a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline Lanes sign(Lanes a) {
+  const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
+  return {_mm256_blendv_ps(a.v, one, _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_OQ))};
+}
+
+#else
+
+constexpr int kLanes = 4;
+typedef float Float4 __attribute__((vector_size(16)));
+struct Lanes {
+  Float4 v;
+};
+inline Lanes load(const float* p) {
+  Lanes a;
+  __builtin_memcpy(&a.v, p, sizeof(a.v));
+  return a;
+}
+inline void store(float* p, Lanes a) { __builtin_memcpy(p, &a.v, sizeof(a.v)); }
+inline Lanes all(float x) { return {Float4{x, x, x, x}}; }
+inline Lanes operator+(Lanes a, Lanes b) { return {a.v + b.v}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {a.v - b.v}; }
+inline Lanes operator*(Lanes a, Lanes b) { return {a.v * b.v}; }
+inline Lanes operator/(Lanes a, Lanes b) { return {a.v / b.v}; }
+#if defined(__ARM_NEON)
+inline Lanes fma(Lanes a, Lanes b, Lanes c) {
+  return {(Float4)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v)};
+}
+#else
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {a.v * b.v + c.v}; }
+#endif
+inline Lanes load_first(const float* p, int n) {
+  Lanes a = all(0.0f);
+  for (int i = 0; i < n; ++i) a.v[i] = p[i];
+  return a;
+}
+inline void store_first(float* p, Lanes a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
+}
+inline Lanes keep_first(Lanes a, int n) {
+  for (int i = n; i < kLanes; ++i) a.v[i] = 0.0f;
+  return a;
+}
+inline Lanes magnitude(Lanes a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = __builtin_fabsf(a.v[i]);
+  return a;
+}
+inline Lanes sign(Lanes a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > 0.0f ? 1.0f : a.v[i] < 0.0f ? -1.0f : a.v[i];
+  return a;
+}
+
+#endif
+
+// Sum over the lanes, in double, left to right.
+inline double sum(Lanes a) {
+  float lane[kLanes];
+  store(lane, a);
+  double total = 0.0;
+  for (int i = 0; i < kLanes; ++i) total += lane[i];
+  return total;
+}
+
+}  // namespace
+}  // namespace moegs::MOEGS_ISA
