@@ -57,7 +57,9 @@ class Interpolation(Prior):
         var_pad: least width of an opacity window's flank, full width at half maximum in frames.
         respawn: ``"jitter"`` shifts the window of cloned or split splines, ``"jitter_reset"`` also resets its widths as
             the original does, ``"keep"`` leaves it.
-        static_reg: weight of the mean log displacement. motion_reg: weight of the mean distance of key frames from the first.
+        static_reg: weight of the mean log displacement.
+        motion_reg: weight of the mean distance from the first key frame to the two around t. Over a run this is the
+            original's mean over all key frames, at a fraction of the cost.
         reg_from: fraction of the run before which neither counts.
         lr_*: learning rates; those of means and key frames are multiplied by the extent of the camera rig.
     """
@@ -181,8 +183,7 @@ class Interpolation(Prior):
         if self.static_reg and linear and len(linear["displacements"]):
             loss = loss + self.static_reg * (_lengths(linear["displacements"]) + 1e-3).log().mean()
         if self.motion_reg and spline and len(spline["keyframes"]):
-            first, *rest = spline["keyframes"].unbind(1)
-            loss = loss + self.motion_reg * torch.stack([_lengths(first - y) for y in rest]).mean()
+            loss = loss + self.motion_reg * _unrest(spline["keyframes"], _typed(t, spline["keyframes"]), self)
         return loss
 
     def param_groups(self, params: Params, extent: float) -> dict[str, Schedule]:
@@ -323,6 +324,12 @@ def _soft_window(config: Interpolation, times: Float[Tensor, "n"]) -> tuple[Tens
     """Centres a quarter of the clip either side, flanks one clip wide: 0.94 of full opacity a quarter further out."""
     centers = torch.stack([config.tau(times - 0.25), config.tau(times + 0.25)], dim=-1)
     return centers, torch.full_like(centers, math.log(config.n_frames / config.interval))
+
+
+def _unrest(keyframes: Float[Tensor, "n k 3"], t: float | Tensor, config: Interpolation) -> Float[Tensor, ""]:
+    start, _ = _splines.locate(config.tau(t), 1, keyframes.shape[1] - 2)
+    first = keyframes[:, 0]
+    return sum(_lengths(first - y).mean() for y in _splines.window(keyframes, start, 2)) / 2
 
 
 def _lengths(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:

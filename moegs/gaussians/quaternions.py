@@ -11,12 +11,11 @@ TINY = 1e-12  # quaternions shorter than this carry no direction
 
 def normalize(quats: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """Unit quaternions; a (nearly) zero one becomes the identity rotation and gets no gradient."""
-    norm = torch.linalg.vector_norm(quats, dim=-1, keepdim=True)
-    empty = norm < TINY
-    identity = torch.zeros_like(quats)
-    identity[..., 0] = 1.0
-    safe = torch.where(empty, identity, quats)
-    return safe / torch.linalg.vector_norm(safe, dim=-1, keepdim=True)
+    square = quats.square().sum(-1, keepdim=True)
+    empty = square < TINY**2
+    scale = torch.where(empty, 0.0, square.clamp_min(TINY**2).rsqrt())
+    identity = quats.new_tensor([1.0, 0.0, 0.0, 0.0])
+    return quats * scale + empty * identity
 
 
 def to_matrix(quats: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 3 3"]:
