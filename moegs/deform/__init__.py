@@ -1,11 +1,13 @@
 """Motion priors: raw parameters and a time in, Gaussians out."""
 
+from moegs.deform.embedding import Embedding
 from moegs.deform.hexplane import HexPlane
 from moegs.deform.interpolation import Interpolation
 from moegs.deform.polynomial import Polynomial
 from moegs.deform.prior import Prior, Schedule, from_config, get, names, register, to_config
 
 __all__ = [
+    "Embedding",
     "HexPlane",
     "Interpolation",
     "Polynomial",

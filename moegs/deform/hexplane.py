@@ -5,12 +5,13 @@ A Gaussian with centre p is looked up at (p', t') in every level l; with the six
     f_l = ∏_P bilinear(P; two of (p', t')),    f = concat_l f_l,    h = trunk(f),    (dx, ds, dq, do, dsh) = heads(h),
 
 and the deltas are added to the raw canonical values before their activations. p' is -1 at the first row of
-``plane.aabb`` and +1 at the second. Wu et al., "4D Gaussian Splatting for Real-Time Dynamic Scene Rendering", CVPR 2024.
+``plane.aabb`` and +1 at the second. Wu et al., "4D Gaussian Splatting for Real-Time Dynamic Scene Rendering", CVPR
+2024.
 
 Tensors beside the canonical ones, and what 4DGaussians' ``deformation.pth`` calls them (prefix ``deformation_net.``):
 
-    plane.aabb [2,3] (buffer)            grid.aabb; the original's rows are (max, min), ours (min, max): both mean the same here
-    plane.<l>.<p> [1,C,H,W]              grid.grids.<l>.<p>; p in the order xy xz xt yz yt zt, W along the first axis named
+    plane.aabb [2,3] (buffer)            grid.aabb; the original's rows are (max, min), ours (min, max); either works
+    plane.<l>.<p> [1,C,H,W]              grid.grids.<l>.<p>; p = 0…5 for xy xz xt yz yt zt, W along the first of the two
     mlp.trunk.<i>.weight|bias            feature_out.<2 i>.weight|bias
     mlp.<head>.0.*, mlp.<head>.1.*       <original>_deform.1.*, <original>_deform.3.*, with heads means = pos,
                                          scales = scales, quats = rotations, opacities = opacity, sh = shs
@@ -56,17 +57,18 @@ class HexPlane(Prior):
         head_layers: linear layers of each head, 1 or 2 (4DGaussians: 2).
         heads: raw fields that move; 4DGaussians' ``no_dx``… leave some out. Tensors of unused heads may be present.
         color_coefficients: harmonics that a fresh colour head moves.
-        time_axis: ``"full"`` spreads t in [0, 1] over the planes' whole time axis; ``"upper"`` is the original, which hands
-            t itself to a sampler that expects [-1, 1] and so reads only the upper half.
+        time_axis: ``"full"`` spreads t in [0, 1] over the planes' whole time axis; ``"upper"`` is the original, which
+            hands t itself to a sampler that expects [-1, 1] and so reads only the upper half.
         deforming: False in the coarse stage, where Gaussians stay at rest.
         coarse_until: fraction of the run that the coarse stage takes.
         plane_tv, time_smoothness, time_l1: weights of the three plane losses.
         tv_axes: ``"both"`` smooths the spatial planes along both axes; ``"second"`` is the original, along one only.
         zero_heads: start without any motion; the original starts with random motion.
         bounds_quantile: share of the cloud left outside the planes' box on each side of each axis; 0 as the original.
-        unit: world units of one unit of the position head; 0 takes a tenth of the box's longest side, the original has 1.
-        lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the extent
-            of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``.
+        unit: world units of one unit of the position head; 0 takes a tenth of the box's longest side, 1 is the
+            original.
+        lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
+            extent of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``.
         rates_by_extent: multiply the rates of planes and network by the extent too, as the original does.
     """
 

@@ -1,0 +1,45 @@
+"""Neighbourhoods of Gaussians for losses that hold neighbours together, without state that pruning would break.
+
+A graph of nearest neighbours over all Gaussians is expensive and goes stale with every densification. Instead a loss
+looks at one patch at a time: the Gaussians nearest to a pseudo-randomly drawn one, and the neighbours of each within
+the patch. Averaged over draws that is the loss over the whole graph, up to neighbours cut off at the patch's rim.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+GOLDEN = 2654435769  # 2**32 over the golden ratio: successive multiples spread evenly
+MATRIX = 2048  # points up to which all distances at once are cheaper than a tree
+
+
+def patch(points: Float[Tensor, "n 3"], size: int, draw: int) -> Int[Tensor, "m"]:
+    """Indices of the Gaussians nearest to the one that a draw points at; all of them when there are no more."""
+    n = len(points)
+    if n <= size:
+        return torch.arange(n, device=points.device)
+    fixed = points.detach()
+    anchor = (draw * GOLDEN % 2**32) * n >> 32
+    distances = (fixed - fixed[anchor]).square().sum(-1)
+    return distances.topk(size, largest=False, sorted=False).indices
+
+
+def neighbours(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"], Float[Tensor, "m j"]]:
+    """Each point's k nearest others (fewer when there are fewer) and their squared distances; no gradient."""
+    k = min(k, len(points) - 1)
+    fixed = points.detach()
+    if len(points) > MATRIX:
+        return _from_tree(fixed, k)
+    squared = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist").square()
+    squared.fill_diagonal_(torch.inf)
+    nearest = squared.topk(k, largest=False)
+    return nearest.indices, nearest.values
+
+
+def _from_tree(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"], Float[Tensor, "m j"]]:
+    array = points.cpu().double().numpy()
+    distances, index = cKDTree(array).query(array, k=k + 1)
+    return torch.from_numpy(index[:, 1:]).to(points.device), torch.from_numpy(distances[:, 1:] ** 2).to(points)
