@@ -27,7 +27,7 @@ def locate(tau: float | Tensor, first: int, last: int) -> tuple[int | Tensor, fl
 
 
 def window(keyframes: Float[Tensor, "n k c"], start: int | Tensor, length: int) -> tuple[Float[Tensor, "n c"], ...]:
-    """Consecutive key frames: a view for a whole number, a gather (which ``torch.func.vmap`` can batch) for a tensor."""
+    """Consecutive key frames: a view for a whole number, a gather (that ``torch.func.vmap`` batches) for a tensor."""
     if isinstance(start, Tensor):
         index = start + torch.arange(length, device=keyframes.device)
         return keyframes[:, index].unbind(1)
@@ -65,7 +65,7 @@ def slerp(
     """
     k, d = locate(tau, first, rotations.shape[1] - 1 - margin)
     a, b = window(rotations, k, 2)
-    per_a, per_b = _inverse_length(a), _inverse_length(b)  # normalising by factors [n, 1] costs less than by quaternions
+    per_a, per_b = _inverse_length(a), _inverse_length(b)  # factors [n, 1] cost less than normalised quaternions
     cosine = (a * b).sum(-1, keepdim=True) * per_a * per_b
     sign = torch.where((cosine < 0) & shortest_arc, -1.0, 1.0)
     angle = torch.acos((cosine * sign).clamp(EDGE - 1, 1 - EDGE))
@@ -96,7 +96,7 @@ def nearest_window(
 def signed_min_window(
     tau: float | Tensor, centers: Float[Tensor, "n 2"], widths: Float[Tensor, "n 2"]
 ) -> Float[Tensor, "n"]:
-    """As Ex4DGS computes it: the distance is always to the later centre, so that opacity jumps to one at the earlier."""
+    """As Ex4DGS computes it: the distance is always to the later centre, so opacity jumps to one at the earlier."""
     low, high = centers.amin(-1), centers.amax(-1)
     before, after = widths.unbind(-1)
     reach = (tau - high) / torch.where(tau > low, after, before)

@@ -25,7 +25,7 @@ from moegs.deform._fields import fields_of, harmonics, one_of, schedules
 from moegs.deform._init import base_params
 from moegs.deform._keyframes import spline_params
 from moegs.deform.prior import Prior, Schedule, register
-from moegs.errors import ConfigError
+from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians, concatenate
 from moegs.gaussians.params import Params
@@ -44,8 +44,8 @@ class Interpolation(Prior):
         n_frames: frames of the clip: t = 1 is this frame.
         interval: frames from one key frame to the next.
         pad: frames of slack before the first frame (2 for N3V and 3 for Technicolor in the original, none needed).
-        trained_duration: frames that the original's training ended with, 313 for N3V and 64 for Technicolor; displacements
-            are per this many frames, and it sets the number of key frames. 0: the clip's own.
+        trained_duration: frames that the original's training ended with, 313 for N3V and 64 for Technicolor;
+            displacements are per this many frames, and it sets the number of key frames. 0: the clip's own.
         position: ``"cubic"`` or ``"linear"`` interpolation of means.
         opacity_window: ``"nearest"`` is continuous; ``"signed_min"`` jumps at the earlier centre, as the original does.
         shortest_arc: turn the short way between key frames of opposite sign; the original does not.
@@ -159,8 +159,8 @@ class Interpolation(Prior):
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Gaussians that stand still on the points; a fraction ``dynamic`` of them, chosen at random, as splines.
 
-        Opacity windows cover half the clip around the time a point was seen (mid-clip when times are unknown) and fall off
-        gently, so that each can learn to widen or to close.
+        Opacity windows cover half the clip around the time a point was seen (mid-clip when times are unknown) and fall
+        off gently, so that each can learn to widen or to close.
         """
         base = base_params(cloud, self.sh_degree, self.initial_opacity)
         fields = fields_of(base)
@@ -268,6 +268,9 @@ def deform(params: Params, t: float | Tensor, config: Interpolation) -> Gaussian
         ShapeError: params holds neither population.
     """
     linear, spline = fields_of(params, LINEAR), fields_of(params, SPLINE)
+    if not linear and not spline:
+        found = ", ".join(sorted(params)) or "nothing"
+        raise ShapeError(f"params: expected 'gaussian.linear.*' or 'gaussian.spline.*' tensors, found {found}.")
     parts = []
     if linear and (len(linear["means"]) or not spline):
         parts.append(_deform_linear(linear, _typed(t, linear["means"]), config))

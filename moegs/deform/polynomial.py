@@ -6,8 +6,8 @@ With ``dt = t - centers`` for each Gaussian::
     rotation(t) = normalize(quats + omega dt)
     opacity(t)  = sigmoid(opacities) exp(-(dt / exp(log_widths))^2)
 
-Scales do not change. Colours are spherical harmonics, or (``color="features"``, the original's full model) nine features
-that are splatted and decoded per pixel by a small network: see :meth:`moegs.expert.Expert.decode`.
+Scales do not change. Colours are spherical harmonics, or (``color="features"``, the original's full model) nine
+features that are splatted and decoded per pixel by a small network: see :meth:`moegs.expert.Expert.decode`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Prior:
         raise ConfigError(f"{type(self).__name__} does not define init().")
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
-        """The Gaussians at time t. ``camera`` is the training camera's number, for priors that learn a camera offset."""
+        """The Gaussians at time t. ``camera`` is a training camera's number, for priors that learn a camera offset."""
         raise ConfigError(f"{type(self).__name__} does not define deform().")
 
     def regularise(self, params: Params, t: float | Tensor) -> Float[Tensor, ""]:
@@ -104,9 +104,7 @@ class Prior:
 def _add_to_field(params: Params, field: str, values: Tensor) -> Params:
     pieces = split_by_population(params, values)
     names = {(f"gaussian.{p}.{field}" if p else f"gaussian.{field}"): p for p in populations(params)}
-    return {
-        name: value + pieces[names[name]].to(value) if name in names else value for name, value in params.items()
-    }
+    return {name: value + pieces[names[name]].to(value) if name in names else value for name, value in params.items()}
 
 
 def register(prior: type[Prior]) -> type[Prior]:
