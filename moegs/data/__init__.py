@@ -1,8 +1,21 @@
 """Multi-view video in: layouts of the field's datasets, a frame cache, checks, and a synthetic scene."""
 
+from moegs.data.checks import check
 from moegs.data.findings import Finding
 from moegs.data.frames import FrameStore
 from moegs.data.scene import Scene, View, load_n3v, load_scene, load_technicolor
+from moegs.data.synth import synthesize
 from moegs.gaussians.cloud import PointCloud
 
-__all__ = ["Finding", "FrameStore", "PointCloud", "Scene", "View", "load_n3v", "load_scene", "load_technicolor"]
+__all__ = [
+    "Finding",
+    "FrameStore",
+    "PointCloud",
+    "Scene",
+    "View",
+    "check",
+    "load_n3v",
+    "load_scene",
+    "load_technicolor",
+    "synthesize",
+]

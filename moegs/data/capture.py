@@ -27,6 +27,7 @@ class Capture:
 
     Attributes:
         path: folder of the capture.
+        calibration: the file that holds the poses, which messages name.
         layout: name of its layout.
         names: one name a camera, in order.
         cameras: calibrated for the size of the stored frames.
@@ -38,6 +39,7 @@ class Capture:
     """
 
     path: Path
+    calibration: Path
     layout: str
     names: tuple[str, ...]
     cameras: tuple[Camera, ...]

@@ -65,7 +65,7 @@ class ColmapImage:
 
 @dataclass(frozen=True)
 class ColmapPoints:
-    """Points in the order of the file: ids, positions (world units), 8-bit colours, mean reprojection errors (pixels)."""
+    """Points in the order of the file: ids, positions (world units), 8-bit colours, reprojection errors (pixels)."""
 
     ids: Int64[np.ndarray, "n"]
     xyz: Float64[np.ndarray, "n 3"]

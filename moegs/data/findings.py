@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -49,9 +49,10 @@ class CaptureFormatError(FormatError):
         super().__init__(str(self.finding))
 
 
-def found(findings: list[Finding], step: Iterable[T]) -> Iterator[T]:
-    """Yield from ``step``; an error about the capture ends it and is appended to ``findings`` instead of raised."""
+def attempt(findings: list[Finding], step: Callable[[], T]) -> T | None:
+    """Run a step; an error about the capture is appended to ``findings`` instead of raised, and gives None."""
     try:
-        yield from step
+        return step()
     except (CaptureError, CaptureFormatError) as error:
         findings.append(error.finding)
+        return None

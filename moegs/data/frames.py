@@ -27,11 +27,30 @@ Size = tuple[int, int]
 class FrameSource(Protocol):
     """Where one camera's frames come from: a video, or a row of image files."""
 
-    name: str
-    path: Path
-    width: int
-    height: int
-    count: int
+    @property
+    def name(self) -> str:
+        """Name of the camera."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The file that messages name."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels across."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels down."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of frames declared."""
+        ...
 
     def frames(self, start: int, count: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Yield ``count`` RGB frames from ``start``, in order."""

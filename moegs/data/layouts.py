@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from moegs.data import n3v, technicolor
 from moegs.data.capture import Capture
-from moegs.data.findings import CaptureError
+from moegs.data.findings import CaptureError, Finding
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one layout is recognised and read, and what a folder of it looks like (for messages)."""
+    """One layout.
+
+    Attributes:
+        name: its name in scenes and messages.
+        looks_like: its files, for messages.
+        detect: whether a folder looks like it.
+        read: headers and calibration of a folder.
+        steps: parts of ``read`` that can fail independently of each other.
+        inspect: findings that only this layout can have.
+    """
 
     name: str
+    looks_like: str
     detect: Callable[[Path], bool]
     read: Callable[[Path], Capture]
-    looks_like: str
+    steps: Callable[[Path], Iterable[Callable[[], object]]]
+    inspect: Callable[[Capture], Iterable[Finding]]
 
+
+_TECHNICOLOR_FILES = f"<Scene>_undist_00001_00.png …, {technicolor.PARAMETERS}"
 
 LAYOUTS = (
-    Layout(n3v.NAME, n3v.detect, n3v.read, "cam00.mp4 …, poses_bounds.npy"),
+    Layout(n3v.NAME, f"cam00.mp4 …, {n3v.POSES}", n3v.detect, n3v.read, n3v.steps, n3v.inspect),
     Layout(
-        technicolor.NAME, technicolor.detect, technicolor.read, "<Scene>_undist_00001_00.png …, cameras_parameters.txt"
+        technicolor.NAME,
+        _TECHNICOLOR_FILES,
+        technicolor.detect,
+        technicolor.read,
+        technicolor.steps,
+        technicolor.inspect,
     ),
 )
 

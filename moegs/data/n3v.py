@@ -10,14 +10,17 @@ principal point in the centre, and are scaled to the size of the decoded video.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
-from moegs.data import video
+from moegs.data import colmap, video
 from moegs.data.capture import Capture, check_rotation, find_models, need_models, pinhole
-from moegs.data.findings import CaptureError, CaptureFormatError
+from moegs.data.findings import CaptureError, CaptureFormatError, Finding
+from moegs.data.frames import FrameSource
 from moegs.data.video import VideoSource
 from moegs.render.camera import Camera
 
@@ -51,7 +54,54 @@ def read(path: Path) -> Capture:
     need_models(path, models)
     bounds = float(rows[:, 15].min()), float(rows[:, 16].max())
     names = tuple(source.name for source in sources)
-    return Capture(path, NAME, names, cameras, sources, bounds, HELD_OUT, models, sources[0].fps or 30.0)
+    fps = sources[0].fps or 30.0
+    return Capture(path, path / POSES, NAME, names, cameras, sources, bounds, HELD_OUT, models, fps)
+
+
+def steps(path: Path) -> Iterator[Callable[[], object]]:
+    """Parts of :func:`read` that can fail independently of each other, for the check of a capture."""
+    yield partial(_check_rows, path / POSES)
+    yield from (partial(video.probe, file) for file in videos(path))
+    yield from (partial(colmap.read_points, folder) for folder in find_models(path).values())
+
+
+def inspect(capture: Capture) -> Iterator[Finding]:
+    """Time stamps of the videos, and the aspect ratio that the poses declare.
+
+    Raises:
+        CaptureFormatError: a video cannot be read.
+    """
+    stamps = [np.array(video.timestamps(source.path)) for source in capture.sources]
+    for source, times in zip(capture.sources, stamps, strict=True):
+        yield from _check_timing(source, times)
+    rates = {round(float(1 / np.diff(times).mean()), 2) for times in stamps if len(times) > 1 and np.ptp(times) > 0}
+    if len(rates) > 1:
+        message = f"the cameras are not in step: {sorted(rates)} frames a second."
+        yield Finding("error", str(capture.path), "frame rate", message)
+    for index, (row, source) in enumerate(zip(read_poses(capture.calibration), capture.sources, strict=True)):
+        declared, found = row[9] / row[4], source.width / source.height
+        if abs(declared / found - 1) > 0.01:
+            message = f"declares an aspect ratio of {declared:.3f}, the video has {found:.3f}; pixels are not square."
+            yield Finding("warning", str(capture.calibration), f"row {index}, height, width", message)
+
+
+def _check_timing(source: FrameSource, stamps: Float64[np.ndarray, "n"]) -> Iterator[Finding]:
+    file, steps = str(source.path), np.diff(stamps)
+    if len(stamps) != source.count:
+        message = f"the container declares {source.count}, but holds {len(stamps)} with time stamps; copy it again."
+        yield Finding("error", file, "frames", message)
+    if (steps <= 0).any():
+        message = f"frame {int(np.argmin(steps)) + 1} is not later than the one before it."
+        yield Finding("error", file, "time stamps", message)
+    elif len(steps) and np.abs(steps - np.median(steps)).max() > 0.1 * np.median(steps):
+        uneven = int(np.abs(steps - np.median(steps)).argmax())
+        message = f"uneven: {steps[uneven]:.4f} s before frame {uneven + 1}, mostly {np.median(steps):.4f} s."
+        yield Finding("warning", file, "time stamps", message)
+
+
+def _check_rows(path: Path) -> None:
+    for index, row in enumerate(read_poses(path)):
+        check_row(path, index, row)
 
 
 def read_poses(path: Path) -> Float64[np.ndarray, "n 17"]:
@@ -100,6 +150,17 @@ def camera(path: Path, index: int, row: Float64[np.ndarray, "17"], source: Video
     Raises:
         CaptureError: the rotation, the size, the focal length or the bounds are not usable.
     """
+    check_row(path, index, row)
+    matrix, to_world = row[:15].reshape(3, 5), _to_world(row)
+    height, width, focal = matrix[:, 4]
+    fx, fy = focal * source.width / width, focal * source.height / height
+    intrinsics = (fx, fy, source.width / 2, source.height / 2)
+    size = (source.width, source.height)
+    return pinhole(to_world.T, -to_world.T @ matrix[:, 3], intrinsics, size, float(row[15]))
+
+
+def check_row(path: Path, index: int, row: Float64[np.ndarray, "17"]) -> None:
+    """Raise :class:`CaptureError` unless the values of one row make a camera."""
     matrix, (near, far) = row[:15].reshape(3, 5), row[15:]
     height, width, focal = matrix[:, 4]
     if height < 1 or width < 1 or focal <= 0:
@@ -107,11 +168,12 @@ def camera(path: Path, index: int, row: Float64[np.ndarray, "17"], source: Video
         raise CaptureError(path, f"row {index}, height, width, focal", message)
     if not 0 < near < far:
         raise CaptureError(path, f"row {index}, bounds", f"expected 0 < near < far, got {near:g} and {far:g}.")
-    to_world = np.stack([matrix[:, 1], matrix[:, 0], -matrix[:, 2]], axis=1)
-    check_rotation(path, f"row {index}, rotation", to_world)
-    fx, fy = focal * source.width / width, focal * source.height / height
-    intrinsics = (fx, fy, source.width / 2, source.height / 2)
-    return pinhole(to_world.T, -to_world.T @ matrix[:, 3], intrinsics, (source.width, source.height), near)
+    check_rotation(path, f"row {index}, rotation", _to_world(row))
+
+
+def _to_world(row: Float64[np.ndarray, "17"]) -> Float64[np.ndarray, "3 3"]:
+    down, right, backwards = row[:15].reshape(3, 5)[:, :3].T
+    return np.stack([right, down, -backwards], axis=1)
 
 
 def pose_row(camera: Camera, near: float, far: float) -> Float64[np.ndarray, "17"]:

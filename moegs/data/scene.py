@@ -118,12 +118,12 @@ def load_scene(
     return _assemble(capture, clip, _held_out(capture, test), cache_dir, progress)
 
 
-def load_n3v(path: str | Path, **options) -> Scene:  # noqa: ANN003 - those of load_scene
+def load_n3v(path: str | Path, **options) -> Scene:
     """As :func:`load_scene`, but insist on the N3V layout."""
     return _load_as(n3v.NAME, path, options)
 
 
-def load_technicolor(path: str | Path, **options) -> Scene:  # noqa: ANN003 - those of load_scene
+def load_technicolor(path: str | Path, **options) -> Scene:
     """As :func:`load_scene`, but insist on the Technicolor layout."""
     return _load_as(technicolor.NAME, path, options)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from moegs.data import colmap
-from moegs.data.capture import Capture, check_rotation, find_models, need_models, pinhole
-from moegs.data.findings import CaptureError, CaptureFormatError
+from moegs.data.capture import Capture, find_models, need_models, pinhole
+from moegs.data.findings import CaptureError, CaptureFormatError, Finding
 from moegs.render.camera import Camera
 
 NAME = "technicolor"
@@ -120,7 +121,24 @@ def read(path: Path) -> Capture:
         cameras.append(camera(path / PARAMETERS, index, row, sources[index], bounds[-1][0]))
     near_far = min(near for near, _ in bounds), max(far for _, far in bounds)
     names = tuple(source.name for source in sources)
-    return Capture(path, NAME, names, tuple(cameras), sources, near_far, HELD_OUT, models, FPS)
+    calibration = path / PARAMETERS
+    return Capture(path, calibration, NAME, names, tuple(cameras), sources, near_far, HELD_OUT, models, FPS)
+
+
+def steps(path: Path) -> Iterator[Callable[[], object]]:
+    """Parts of :func:`read` that can fail independently of each other, for the check of a capture."""
+    yield partial(_check_rows, path / PARAMETERS)
+    yield partial(frame_files, path)
+    yield from (partial(colmap.read_points, folder) for folder in find_models(path).values())
+
+
+def inspect(capture: Capture) -> Iterator[Finding]:
+    """Gaps in the numbering of the frames."""
+    numbers = frame_files(capture.path)[0]
+    for before, after in pairwise(numbers):
+        if after != before + 1:
+            message = f"frames {before + 1} to {after - 1} are missing; the clip would jump."
+            yield Finding("warning", str(capture.path), "frames", message)
 
 
 def frame_files(path: Path) -> tuple[list[int], dict[int, list[Path]]]:
@@ -183,15 +201,23 @@ def camera(path: Path, index: int, row: Float64[np.ndarray, "12"], source: Image
     Raises:
         CaptureError: the focal length or the quaternion is not usable.
     """
+    check_row(path, index, row)
+    intrinsics = (row[0], row[0], row[1], row[2])
+    return pinhole(colmap.rotation(row[5:9]), row[9:12], intrinsics, (source.width, source.height), near_bound)
+
+
+def check_row(path: Path, index: int, row: Float64[np.ndarray, "12"]) -> None:
+    """Raise :class:`CaptureError` unless the values of one row make a camera."""
     if row[0] <= 0:
         raise CaptureError(path, f"row {index}, focal", f"expected a positive number, got {row[0]:g}.")
     norm = float(np.linalg.norm(row[5:9]))
     if abs(norm - 1) > 1e-2:
         raise CaptureError(path, f"row {index}, quaternion", f"expected unit length, got {norm:g}.")
-    rotation = colmap.rotation(row[5:9])
-    check_rotation(path, f"row {index}, quaternion", rotation)
-    intrinsics = (row[0], row[0], row[1], row[2])
-    return pinhole(rotation, row[9:12], intrinsics, (source.width, source.height), near_bound)
+
+
+def _check_rows(path: Path) -> None:
+    for index, row in enumerate(read_parameters(path)):
+        check_row(path, index, row)
 
 
 def depth_bounds(row: Float64[np.ndarray, "12"], points: Float64[np.ndarray, "n 3"]) -> tuple[float, float]:

@@ -56,7 +56,7 @@ class VideoSource:
             raise CaptureFormatError(
                 self.path,
                 "frames",
-                f"only {start + decoded} of {self.count} frames could be decoded; the file is cut short, copy it again.",
+                f"only {start + decoded} of {self.count} could be decoded; the file is cut short, copy it again.",
             )
 
     @cached_property
