@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from moegs.gaussians import densify
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.densify import DensifyRule
 from moegs.gaussians.params import Params, count, join, populations
+from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
 from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -25,6 +27,8 @@ from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
 from moegs.train.progress import MetricsLog, training_bar
 from moegs.train.views import ViewOrder, training_order, view_at
+
+ImageLoss = Callable[[Tensor, View], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,26 @@ class _Run:
     grad_sum: Tensor
     seen: Tensor
     generator: torch.Generator
+    description: dict[str, Any]
+    loss: ImageLoss
+    continued: bool = False
     step: int = 0
+
+    def stage(self, steps: int) -> int:
+        """The step that coarse-to-fine schedules go by: a continued run has been through them."""
+        return steps if self.continued else self.step
 
 
 def fit_expert(
     scene: Scene,
     prior: Prior,
-    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    config: FitConfig = FitConfig(),
     *,
     out: str | Path | None = None,
     resume: bool = False,
     cameras: tuple[int, ...] | None = None,
+    start: Params | None = None,
+    loss: ImageLoss | None = None,
     progress: bool = True,
 ) -> Expert:
     """Train one expert.
@@ -88,6 +101,9 @@ def fit_expert(
         out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
         resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
         cameras: training cameras to use instead of all of them.
+        start: raw parameters to continue from instead of the scene's points; harmonics and coarse-to-fine stages of the
+            prior are then complete from the first step.
+        loss: from render ``[h, w, 3]`` and view to a scalar, instead of :func:`photometric_loss` to the photograph.
         progress: show a bar.
 
     Raises:
@@ -97,7 +113,8 @@ def fit_expert(
     folder = None if out is None else Path(out)
     order = training_order(scene, config.seed, cameras)
     with repeatable():
-        run = _begin(scene, prior, config, order, folder if resume else None)
+        run = _begin(scene, prior, config, order, start, folder if resume else None)
+        run.loss = run.loss if loss is None else loss
         log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
         try:
             _loop(scene, prior, config, order, run, folder, log, progress)
@@ -107,20 +124,26 @@ def fit_expert(
     return _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
 
 
-def _describe(prior: Prior, config: FitConfig, order: ViewOrder) -> dict[str, Any]:
-    return {
+def _describe(prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None) -> dict[str, Any]:
+    continued = {} if start is None else {"start": digest(start)}
+    return continued | {
         "prior": prior.name, "hyper-parameters": to_config(prior), "fit": asdict(config), "cameras": order.cameras,
     }  # fmt: skip
 
 
-def _begin(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, folder: Path | None) -> _Run:
+def _begin(
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, folder: Path | None
+) -> _Run:
     generator = torch.Generator().manual_seed(config.seed)
-    params = prior.init(scene.cloud, generator)
-    schedules = prior.param_groups(params, scene.extent)
-    run = _Run(ParamsAdam(params, schedules), torch.zeros(count(params)), torch.zeros(count(params)), generator)
+    params = prior.init(scene.cloud, generator) if start is None else start
+    run = _Run(
+        ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
+        torch.zeros(count(params)), generator, _describe(prior, config, order, start),
+        lambda image, view: photometric_loss(image, view.image, config.lambda_dssim), start is not None,
+    )  # fmt: skip
     path = None if folder is None else folder / "checkpoint.safetensors"
     if path is not None and path.exists():
-        _restore(run, load_checkpoint(path, _describe(prior, config, order)))
+        _restore(run, load_checkpoint(path, run.description))
     return run
 
 
@@ -135,22 +158,21 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
     run.step = saved.step
 
 
-def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
+def _snapshot(run: _Run) -> Checkpoint:
     tensors = {f"params/{k}": v for k, v in run.optimizer.params.items()}
     for name, moments in run.optimizer.state().items():
         tensors |= {f"adam/{name}/{k}": v for k, v in moments.items()}
     tensors |= {"stats/grad_sum": run.grad_sum, "stats/seen": run.seen, "rng": run.generator.get_state()}
-    return Checkpoint(run.step, tensors, description)
+    return Checkpoint(run.step, tensors, run.description)
 
 
 def _loop(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, folder: Path | None,
     log: MetricsLog | None, progress: bool,
 ) -> None:  # fmt: skip
-    description = _describe(prior, config, order)
     with training_bar(prior.name, config.steps, run.step, progress) as show:
         while run.step < config.steps:
-            numbers = _step(scene, prior.at_step(run.step, config.steps), config, order, run)
+            numbers = _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run)
             run.step += 1
             last = run.step == config.steps
             if run.step % 50 == 0 or last:
@@ -158,7 +180,7 @@ def _loop(
                 if log is not None:
                     log.write(step=run.step, **numbers)
             if folder is not None and (last or run.step % config.checkpoint_every == 0):
-                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run, description))
+                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run))
 
 
 def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run) -> dict[str, Any]:
@@ -166,10 +188,9 @@ def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
     params = run.optimizer.params
     growing = run.step < config.densify_until * config.steps
     probe = torch.zeros(count(params), 2, requires_grad=True) if growing else None
-    expert = _Truncated.make(prior, params, config, run.step)
+    expert = _Truncated.make(prior, params, config, run.stage(config.steps))
     render = render_expert(expert, view.camera, view.time, camera_index=view.camera_index, probe=probe)
-    image_loss = photometric_loss(render.color, view.image, config.lambda_dssim)
-    loss = image_loss + prior.regularise(params, view.time)
+    loss = run.loss(render.color, view) + prior.regularise(params, view.time)
     if not torch.isfinite(loss):
         raise DivergenceError(_diagnose(params, run.step))
     loss.backward()
@@ -178,7 +199,8 @@ def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
     run.optimizer.step(run.step / config.steps, run.step)
     _edit(scene, prior, config, run, view)
     with torch.no_grad():
-        return {"loss": loss.item(), "psnr": float(psnr(render.color.clamp(0, 1), view.image)), "gaussians": len(expert)}
+        quality = float(psnr(render.color.clamp(0, 1), view.image))
+        return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)}
 
 
 @dataclass(frozen=True)
