@@ -5,6 +5,7 @@ from moegs.deform.hexplane import HexPlane
 from moegs.deform.interpolation import Interpolation
 from moegs.deform.polynomial import Polynomial
 from moegs.deform.prior import Prior, Schedule, from_config, get, names, register, to_config
+from moegs.deform.reformulation import Reformulation
 
 __all__ = [
     "Embedding",
@@ -12,6 +13,7 @@ __all__ = [
     "Interpolation",
     "Polynomial",
     "Prior",
+    "Reformulation",
     "Schedule",
     "from_config",
     "get",

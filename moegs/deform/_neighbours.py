@@ -39,6 +39,35 @@ def neighbours(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"]
     return nearest.indices, nearest.values
 
 
+def roughness(
+    points: Float[Tensor, "n 3"],
+    values: Float[Tensor, "n c"],
+    k: int,
+    size: int,
+    falloff: float = 0.0,
+    draw: int = 0,
+) -> Float[Tensor, ""]:
+    """How much the values of neighbours differ: mean of sqrt(w |v_i - v_j|^2), j neighbours of i in a patch.
+
+    Args:
+        points: where the Gaussians are; no gradient.
+        values: what should vary slowly.
+        k: neighbours per Gaussian.
+        size: Gaussians in a patch; 0 for all.
+        falloff: w = exp(-falloff d^2) with the distance d in world units; 0 measures d in multiples of the median
+            distance between neighbours, which does not depend on the world's units.
+        draw: number of the patch.
+    """
+    if len(points) < 2:
+        return values.new_zeros(())
+    index = patch(points, size or len(points), draw)
+    nearest, squared = neighbours(points[index], k)
+    falloff = falloff or 1.0 / squared.median().clamp_min(torch.finfo(squared.dtype).tiny)
+    values = values[index]
+    differences = (values[:, None] - values[nearest]).square().sum(-1)
+    return ((-falloff * squared).exp() * differences + 1e-20).sqrt().mean()
+
+
 def _from_tree(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"], Float[Tensor, "m j"]]:
     array = points.cpu().double().numpy()
     distances, index = cKDTree(array).query(array, k=k + 1)

@@ -25,7 +25,7 @@ What a checkpoint before the end of its run rendered is ``prior.at_step(iteratio
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from moegs.deform import _networks as networks
 from moegs.deform._fields import need
 from moegs.deform._init import base_params
-from moegs.deform._neighbours import neighbours, patch
+from moegs.deform._neighbours import roughness
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
@@ -144,13 +144,13 @@ class Embedding(Prior):
             )
 
     @classmethod
-    def n3v(cls) -> Self:
+    def n3v(cls) -> Embedding:
         """The published recipe for Neural 3D Video (300 frames, 80,000 steps)."""
         faithful = replace(cls(), **_FAITHFUL)
         return replace(faithful, anneal=1 / 80, late_start=5 / 80, temporal_std=0.01 / 16, smoothness=1.0)
 
     @classmethod
-    def technicolor(cls) -> Self:
+    def technicolor(cls) -> Embedding:
         """The published recipe for Technicolor (50 frames, 100,000 steps)."""
         return replace(
             replace(cls(), **_FAITHFUL),
@@ -167,7 +167,7 @@ class Embedding(Prior):
         )
 
     @classmethod
-    def for_clip(cls, n_frames: int) -> Self:
+    def for_clip(cls, n_frames: int) -> Embedding:
         """A small model for short clips on a CPU, with a row for every second frame."""
         return cls(
             sh_degree=1,
@@ -211,7 +211,7 @@ class Embedding(Prior):
         """Smoothness of the embeddings in space and of the temporal codes in time, and the mean opacity."""
         loss = self.opacity_weight * mean_opacity(need(params, "gaussian.opacities"), self.opacity_of_mean)
         if self.smoothness:
-            loss = loss + self.smoothness * roughness(params, self)
+            loss = loss + self.smoothness * unevenness(params, self)
         if self.temporal_tv and self.rows > 1:
             loss = loss + self.temporal_tv * need(params, "temporal.weight").diff(dim=0).square().mean()
         return loss
@@ -229,7 +229,7 @@ class Embedding(Prior):
             shared["camera.offsets"] = Schedule(self.lr_offsets)
         return networks.canonical_rates(params, self, extent) | shared | dict.fromkeys(names, mlp)
 
-    def at_step(self, step: int, steps: int) -> Self:
+    def at_step(self, step: int, steps: int) -> Embedding:
         """The gains, the rows of the fine network and the patch at a training step."""
         if step >= steps:
             return self
@@ -307,17 +307,10 @@ def mean_opacity(logits: Float[Tensor, "n"], of_mean: bool = False) -> Float[Ten
     return torch.sigmoid(logits.mean()) if of_mean else torch.sigmoid(logits).mean()
 
 
-def roughness(params: Params, config: Embedding) -> Float[Tensor, ""]:
+def unevenness(params: Params, config: Embedding) -> Float[Tensor, ""]:
     """How much the embeddings of neighbours differ, on the patch that ``config.draw`` points at."""
-    means, codes = params["gaussian.means"], need(params, "gaussian.embeddings")
-    if len(means) < 2:
-        return codes.new_zeros(())
-    index = patch(means, config.patch or len(means), config.draw)
-    nearest, squared = neighbours(means[index], config.neighbours)
-    falloff = config.falloff or 1.0 / squared.median().clamp_min(torch.finfo(squared.dtype).tiny)
-    codes = codes[index]
-    differences = (codes[:, None] - codes[nearest]).square().sum(-1)
-    return ((-falloff * squared).exp() * differences + 1e-20).sqrt().mean()
+    means, codes = need(params, "gaussian.means"), need(params, "gaussian.embeddings")
+    return roughness(means, codes, config.neighbours, config.patch, config.falloff, config.draw)
 
 
 def _deltas(params: Params, prefix: str, code: Tensor, config: Embedding) -> dict[str, Tensor]:

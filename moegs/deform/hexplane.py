@@ -23,7 +23,7 @@ Tensors of other names (the original's unused ``timenet`` and ``*_poc``) are ign
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -112,7 +112,7 @@ class HexPlane(Prior):
         one_of(self.name, "tv_axes", self.tv_axes, ("both", "second"))
 
     @classmethod
-    def n3v(cls) -> Self:
+    def n3v(cls) -> HexPlane:
         """The published recipe for Neural 3D Video (300 frames, 3,000 coarse and 14,000 fine steps)."""
         return cls(
             time_axis="upper",
@@ -128,12 +128,12 @@ class HexPlane(Prior):
         )
 
     @classmethod
-    def technicolor(cls) -> Self:
+    def technicolor(cls) -> HexPlane:
         """Technicolor (50 frames). The authors publish no such recipe: ours for N3V with a shorter time axis."""
         return cls(resolution=(64, 64, 64, 25))
 
     @classmethod
-    def for_clip(cls, n_frames: int) -> Self:
+    def for_clip(cls, n_frames: int) -> HexPlane:
         """A small model for short clips on a CPU, with a knot of time for every second frame."""
         return cls(
             sh_degree=1,
@@ -184,7 +184,7 @@ class HexPlane(Prior):
         shared |= dict.fromkeys(networks.trained(params, "mlp.", self.heads), mlp)
         return networks.canonical_rates(params, self, extent) | shared
 
-    def at_step(self, step: int, steps: int) -> Self:
+    def at_step(self, step: int, steps: int) -> HexPlane:
         """At rest while the coarse stage lasts, then moving."""
         return replace(self, deforming=self.deforming and step >= min(self.coarse_until, 1.0) * steps)
 

@@ -176,22 +176,22 @@ def test_roughness_of_two_gaussians_by_hand() -> None:
         "gaussian.embeddings": torch.tensor([[0.0, 0], [3.0, 4]]),
     }
     prior = Embedding(falloff=2000.0)
-    assert embedding.roughness(params, prior).item() == pytest.approx(5 * torch.tensor(-0.9).exp().item(), rel=1e-5)
-    assert embedding.roughness(take(params, torch.tensor([True, False])), prior).item() == 0.0
+    assert embedding.unevenness(params, prior).item() == pytest.approx(5 * torch.tensor(-0.9).exp().item(), rel=1e-5)
+    assert embedding.unevenness(take(params, torch.tensor([True, False])), prior).item() == 0.0
 
 
 def test_relative_roughness_does_not_depend_on_the_units_of_the_world() -> None:
     params = alive(n=30)
     bigger = params | {"gaussian.means": 100 * params["gaussian.means"]}
-    torch.testing.assert_close(embedding.roughness(bigger, SMALL), embedding.roughness(params, SMALL))
+    torch.testing.assert_close(embedding.unevenness(bigger, SMALL), embedding.unevenness(params, SMALL))
 
 
 def test_roughness_of_patches_averages_to_that_of_the_whole() -> None:
     params = alive(n=300)
     params["gaussian.embeddings"] = params["gaussian.means"]
     prior = replace(SMALL, falloff=0.1, neighbours=5, patch=0)
-    whole = embedding.roughness(params, prior)
-    draws = [embedding.roughness(params, replace(prior, patch=100, draw=d)) for d in range(40)]
+    whole = embedding.unevenness(params, prior)
+    draws = [embedding.unevenness(params, replace(prior, patch=100, draw=d)) for d in range(40)]
     assert torch.stack(draws).mean().item() == pytest.approx(whole.item(), rel=0.25)
 
 
