@@ -1,7 +1,7 @@
 """Reading ``torch.save`` files of strangers: tensors and plain values only, no code, no surprise allocations.
 
-Two locks. First the pickle inside the archive is walked with inert stand-ins: every class or function it names must be on
-a short list, and every tensor must fit the bytes that are really there. Only then does ``torch.load`` read it, with
+Two locks. First the pickle inside the archive is walked with inert stand-ins: every class or function it names must be
+on a short list, and every tensor must fit the bytes that are really there. Only then does ``torch.load`` read it, with
 ``weights_only=True``, the storages mapped to the CPU, and the NumPy scalars of the originals' learning rates allowed.
 """
 
@@ -152,7 +152,7 @@ class _Walker(pickle._Unpickler):  # type: ignore[misc, name-defined]  # the C o
 
     def find_class(self, module: str, name: str) -> _Global:
         full = f"{module}.{name}"
-        if module == "torch" and name in _ITEM_BYTES or full == "torch.storage.UntypedStorage":
+        if (module == "torch" and name in _ITEM_BYTES) or full == "torch.storage.UntypedStorage":
             return _Global(name, _refuse_call)
         if full not in _BUILDERS:
             raise FormatError(f"names {full!r}; only tensors and plain values are read")

@@ -1,0 +1,113 @@
+"""Checkpoints of the original projects in and out, and .ply sequences out.
+
+>>> expert = load("output/sear_steak")                        # doctest: +SKIP
+>>> export(expert, "back", "4dgaussians")                     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from moegs.errors import ConfigError
+from moegs.expert import Expert
+from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, moegs_stage2, spacetime
+from moegs.interop._files import find_run
+from moegs.interop._sequence import export_ply_sequence
+from moegs.interop.moegs_stage2 import ImportedMixture
+
+__all__ = ["FORMATS", "ImportedMixture", "export", "export_ply_sequence", "load", "load_mixture", "options_of"]
+
+STAGE2 = "moegs"
+_MODULES: dict[str, ModuleType] = {
+    "4dgaussians": four_d_gaussians,
+    "e-d3dgs": ed3dgs,
+    "ex4dgs": ex4dgs,
+    "spacetime": spacetime,
+    "4dgs": four_dgs,
+}
+FORMATS = (*_MODULES, STAGE2)
+"""Names of the formats that :func:`load` reads."""
+
+
+def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | ImportedMixture:
+    """Read a checkpoint of one of the original projects.
+
+    Nothing in the files is evaluated or executed: PLY headers are held against file sizes, torch files may hold tensors
+    and plain numbers only, ``cfg_args`` is read as literals.
+
+    Args:
+        path: the run's folder, its ``point_cloud`` folder, one iteration's folder, or a file in it.
+        format: one of :data:`FORMATS`, or ``"auto"`` to tell from the files.
+        options: ``iteration`` chooses one that was saved (the last by default; coarse stages are never taken). The rest
+            is what the files do not hold, by project; see :func:`options_of` and the ``load`` of each module.
+
+    Returns:
+        An expert whose ``at(t)`` takes t in [0, 1] over the clip; for stage 2 of MoE-GS an :class:`ImportedMixture`.
+
+    Raises:
+        FormatError: the files are missing, damaged, or of no known project; the message names file and field.
+        ConfigError: an option or format is unknown or has no meaning.
+    """
+    if format not in ("auto", *FORMATS):
+        raise ConfigError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}.")
+    if format == STAGE2 or (format == "auto" and _detect.is_stage2(path)):
+        return load_mixture(path, **options)
+    run = find_run(path, options.pop("iteration", None))
+    name = _detect.detect(run) if format == "auto" else format
+    _check_options(name, options)
+    return _MODULES[name].load(run, **options)
+
+
+def load_mixture(path: str | Path, **options: Any) -> ImportedMixture:
+    """Read a mixture of MoE-GS stage 2: experts, router weights per Gaussian and the pixel network.
+
+    See :func:`moegs.interop.moegs_stage2.load`.
+    """
+    return moegs_stage2.load(path, **options)
+
+
+def export(expert: Expert, path: str | Path, format: str = "auto") -> Path:
+    """Write an expert in the layout of the project that invented its prior.
+
+    What :func:`load` has read comes back bit for bit. Experts trained here are rewritten into an equal model where the
+    original's architecture differs.
+
+    Args:
+        expert: the expert.
+        path: the run's folder; files in it are replaced one by one, each atomically.
+        format: one of :data:`FORMATS` but ``"moegs"``, or ``"auto"`` for that of the expert's prior.
+
+    Returns:
+        The folder or file with the tensors.
+
+    Raises:
+        ConfigError: the format is unknown, or cannot hold the expert.
+    """
+    writers = {_prior_of(module): name for name, module in _MODULES.items()}
+    name = writers.get(expert.prior.name) if format == "auto" else format
+    if name not in _MODULES:
+        raise ConfigError(
+            f"format: expected one of {', '.join(_MODULES)} for prior {expert.prior.name!r}, got {name!r}."
+        )
+    write: Callable[[Expert, str | Path], Path] = _MODULES[name].export
+    return write(expert, path)
+
+
+def options_of(format: str) -> dict[str, Any]:
+    """Options that a format understands, beside ``iteration``, with their defaults."""
+    parameters = inspect.signature(_MODULES[format].load).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "router"}
+
+
+def _prior_of(module: ModuleType) -> str:
+    return str(module.PRIOR)
+
+
+def _check_options(format: str, options: dict[str, Any]) -> None:
+    known = ["iteration", *options_of(format)]
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"option {unknown[0]!r} is not known for {format}; it knows {', '.join(known)}.")

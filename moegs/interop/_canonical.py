@@ -1,0 +1,135 @@
+"""What the importers and exporters share: canonical tensors in and out of PLY columns, ``cfg_args``, backgrounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moegs.errors import ConfigError, FormatError
+from moegs.expert import Expert
+from moegs.gaussians._ply import expect_names, read_vertices
+from moegs.gaussians.params import Params
+from moegs.gaussians.ply import columns_of, inria_names, numbered, read_rest, rest_columns, rest_count, stack
+from moegs.interop._cfg_args import Config
+from moegs.interop._files import Run
+from moegs.io import atomic_write
+
+Columns = dict[str, np.ndarray]
+
+ROUTER_NAMES = ("f_t_0", "w_b_0", "w_b_1")  # what stage 2 of MoE-GS appends to an expert's file
+STOCK_NEAR = 0.2  # the stock rasteriser drops Gaussians nearer than this
+WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+
+
+def read_columns(path: Path, router: bool, prefix: str = "") -> Columns:
+    """Columns of a PLY; with ``router``, those that stage 2 appends are required and left out."""
+    columns = read_vertices(path)
+    names = [prefix + name for name in ROUTER_NAMES] if router else []
+    if missing := [name for name in names if name not in columns]:
+        raise FormatError(f"{path}: property {missing[0]!r} is missing; stage 2 writes it for every expert.")
+    return {name: value for name, value in columns.items() if name not in names}
+
+
+def canonical_params(path: Path, columns: Columns, extra: list[str], population: str = "") -> Params:
+    """The raw tensors of an INRIA layout that has exactly ``extra`` further columns."""
+    rest = rest_count(path, columns)
+    expect_names(path, columns, [*inria_names(rest), *extra])
+    start = f"gaussian.{population}." if population else "gaussian."
+    fields = {
+        "means": stack(columns, "x", "y", "z"),
+        "quats": stack(columns, *numbered("rot", 4)),
+        "scales": stack(columns, *numbered("scale", 3)),
+        "opacities": stack(columns, "opacity")[:, 0].contiguous(),
+        "sh_dc": stack(columns, *numbered("f_dc", 3))[:, None],
+        "sh_rest": read_rest(columns, "f_rest", rest),
+    }
+    return {start + name: value for name, value in fields.items()}
+
+
+def canonical_columns(fields: Mapping[str, Tensor]) -> Columns:
+    """INRIA columns, in the original order, of the raw tensors of one population."""
+    return {
+        **columns_of(fields["means"], "x", "y", "z"),
+        **columns_of(torch.zeros_like(fields["means"]), "nx", "ny", "nz"),
+        **columns_of(fields["sh_dc"][:, 0], *numbered("f_dc", 3)),
+        **rest_columns(fields["sh_rest"], "f_rest"),
+        **columns_of(fields["opacities"][:, None], "opacity"),
+        **columns_of(fields["scales"], *numbered("scale", 3)),
+        **columns_of(fields["quats"], *numbered("rot", 4)),
+    }
+
+
+def background(config: Config, default: bool) -> tuple[float, float, float]:
+    """White or black, as ``white_background`` says."""
+    return WHITE if config.flag("white_background", default) else BLACK
+
+
+def meta(project: str, run: Run, **more: Any) -> dict[str, Any]:
+    """Provenance of an imported expert, JSON-ready."""
+    plain = {key: value for key, value in run.config.values.items() if _is_json(value)}
+    return {"source": project, "iteration": run.iteration, "cfg_args": plain, **more}
+
+
+def iteration_folder(expert: Expert, folder: Path) -> Path:
+    """Where an export puts its point cloud: ``point_cloud/iteration_N``."""
+    return folder / "point_cloud" / f"iteration_{expert.meta.get('iteration') or 30000}"
+
+
+def write_config(expert: Expert, folder: Path, **values: Any) -> None:
+    """Write ``cfg_args``: what the import found, with ``values`` on top. Atomic."""
+    merged = {**expert.meta.get("cfg_args", {}), **values}
+    text = ", ".join(f"{key}={value!r}" for key, value in merged.items() if key.isidentifier())
+    with atomic_write(folder / "cfg_args") as file:
+        file.write(f"Namespace({text})".encode())
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """``torch.save``, atomic."""
+    with atomic_write(path) as file:
+        torch.save(value, file)
+
+
+def expect_prior(expert: Expert, name: str, layout: str) -> None:
+    """Check that an expert can be written in a layout.
+
+    Raises:
+        ConfigError: its prior is another one.
+    """
+    if expert.prior.name != name:
+        raise ConfigError(f"the layout of {layout} holds experts with prior {name!r}, not {expert.prior.name!r}.")
+
+
+def one_of(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """A value that must be one of a few.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if value not in choices:
+        raise ConfigError(f"option {option!r}: expected {' or '.join(map(repr, choices))}, got {value!r}.")
+    return value
+
+
+def whole(option: str, value: Any, least: int = 1) -> int:
+    """An integer option.
+
+    Raises:
+        ConfigError: it is no integer, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 31:
+        raise ConfigError(f"option {option!r}: expected an integer of {least} or more, got {value!r}.")
+    return value
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
