@@ -20,8 +20,8 @@ def locate(tau: float | Tensor, first: int, last: int) -> tuple[int | Tensor, fl
     A number gives numbers; a scalar tensor gives tensors, with the gradient of ``tau`` in the second.
     """
     if isinstance(tau, Tensor):
-        k = tau.detach().floor().clamp(first, last).long()
-        return k, tau - k
+        index = tau.detach().floor().clamp(first, last).long()
+        return index, tau - index
     k = min(max(math.floor(tau), first), last)
     return k, tau - k
 

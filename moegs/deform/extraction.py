@@ -15,14 +15,13 @@ from moegs.deform._fields import fields_of
 from moegs.deform._keyframes import spline_params
 from moegs.deform.interpolation import LINEAR, SPLINE, Interpolation
 from moegs.errors import ShapeError
+from moegs.gaussians.densify import Lineage
 from moegs.gaussians.params import Params
-
-Lineage = dict[str, Int[Tensor, "n"]]
 
 
 def extract(
     params: Params,
-    chosen: Bool[Tensor, "n"],
+    chosen: Bool[Tensor, "linear"],
     time: float | Float[Tensor, "m"],
     config: Interpolation,
     seen: float = 1.0,

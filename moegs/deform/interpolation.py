@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, overload
 
 import torch
 from jaxtyping import Float
@@ -110,17 +110,17 @@ class Interpolation(Prior):
             raise ConfigError(f"prior {self.name!r}, option 'dynamic': expected 0 to 1, got {self.dynamic}.")
 
     @classmethod
-    def for_clip(cls, n_frames: int) -> Self:
+    def for_clip(cls, n_frames: int) -> Interpolation:
         """About ten key-frame intervals a clip, each of 2 to 10 frames."""
         return cls(n_frames=n_frames, interval=min(10, max(2, math.ceil(n_frames / 10))))
 
     @classmethod
-    def n3v(cls) -> Self:
+    def n3v(cls) -> Interpolation:
         """The original's recipe for 300 frames of Neural 3D Video, its quirks included."""
         return _original(cls, n_frames=300, pad=2, trained_duration=313)
 
     @classmethod
-    def technicolor(cls, scene: str = "Fabien") -> Self:
+    def technicolor(cls, scene: str = "Fabien") -> Interpolation:
         """The original's recipe for 50 frames of a Technicolor scene, its quirks included."""
         prior = _original(cls, n_frames=50, pad=3, trained_duration=64)
         gentle = scene in ("Birthday", "Painter", "Train")
@@ -152,6 +152,10 @@ class Interpolation(Prior):
         beyond = 2 if self.position == "cubic" else 1
         return math.ceil((self.n_frames + self.shift) / self.interval) + beyond
 
+    @overload
+    def tau(self, t: float) -> float: ...
+    @overload
+    def tau(self, t: Tensor) -> Tensor: ...
     def tau(self, t: float | Tensor) -> float | Tensor:
         """Clip-normalised time in key-frame units."""
         return (t * self.n_frames + self.shift) / self.interval
@@ -210,7 +214,7 @@ class Interpolation(Prior):
         }
         return schedules(params, LINEAR, linear) | schedules(params, SPLINE, spline)
 
-    def at_step(self, step: int, steps: int) -> Self:
+    def at_step(self, step: int, steps: int) -> Interpolation:
         return replace(self, static_reg=0.0, motion_reg=0.0) if step < self.reg_from * steps else self
 
     def moved(self, params: Params, offsets: Float[Tensor, "n 3"]) -> Params:
@@ -235,10 +239,12 @@ class Interpolation(Prior):
         return params | changed
 
 
-def _original(cls: type[Interpolation], **clip: int) -> Interpolation:
+def _original(cls: type[Interpolation], n_frames: int, pad: int, trained_duration: int) -> Interpolation:
     """What the original's recipes have in common."""
     return cls(
-        **clip,
+        n_frames=n_frames,
+        pad=pad,
+        trained_duration=trained_duration,
         interval=10,
         opacity_window="signed_min",
         shortest_arc=False,
@@ -332,7 +338,8 @@ def _soft_window(config: Interpolation, times: Float[Tensor, "n"]) -> tuple[Tens
 def _unrest(keyframes: Float[Tensor, "n k 3"], t: float | Tensor, config: Interpolation) -> Float[Tensor, ""]:
     start, _ = _splines.locate(config.tau(t), 1, keyframes.shape[1] - 2)
     first = keyframes[:, 0]
-    return sum(_lengths(first - y).mean() for y in _splines.window(keyframes, start, 2)) / 2
+    before, after = _splines.window(keyframes, start, 2)
+    return (_lengths(first - before) + _lengths(first - after)).mean() / 2
 
 
 def _lengths(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:

@@ -13,7 +13,7 @@ features that are splatted and decoded per pixel by a small network: see :meth:`
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -88,12 +88,12 @@ class Polynomial(Prior):
             )
 
     @classmethod
-    def n3v(cls, scene: str = "") -> Self:
+    def n3v(cls, scene: str = "") -> Polynomial:
         """The original's recipe for 50-frame pieces of Neural 3D Video, its quirks included."""
         return replace(_original(cls), lr_scales=_N3V_SCALE_RATES.get(scene, 1.5e-3))
 
     @classmethod
-    def technicolor(cls) -> Self:
+    def technicolor(cls) -> Polynomial:
         """The original's recipe for Technicolor."""
         return replace(_original(cls), activation="clamp", initial_log_width=-2.0)
 

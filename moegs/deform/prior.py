@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class Prior:
     name: ClassVar[str] = ""
 
     @classmethod
-    def for_clip(cls, n_frames: int) -> Self:
+    def for_clip(cls, n_frames: int) -> Prior:
         """Hyper-parameters that suit a clip of this many frames and a short run on a CPU."""
         return cls()
 
@@ -83,7 +83,7 @@ class Prior:
         """
         raise ConfigError(f"{type(self).__name__} does not define param_groups().")
 
-    def at_step(self, step: int, steps: int) -> Self:
+    def at_step(self, step: int, steps: int) -> Prior:
         """The prior as it stands at a training step (coarse stages, annealing); at ``step == steps`` it is final."""
         return self
 
