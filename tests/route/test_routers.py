@@ -1,0 +1,105 @@
+"""Routers and blending: the formula, gradients, and use in foreign code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moegs.errors import ConfigError, ShapeError
+from moegs.render import rays, splat
+from moegs.route import (
+    PixelRouter,
+    RouterConfig,
+    VolumePixelRouter,
+    blend,
+    oracle_gates,
+    softmax_gates,
+    uniform_gates,
+)
+from tests.render.scenes import camera, random_gaussians
+
+
+def filled(router: VolumePixelRouter) -> VolumePixelRouter:
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in router.parameters():
+            p.copy_(torch.randn(p.shape, generator=g).to(p))
+    return router
+
+
+def test_gates_follow_the_papers_formula():
+    experts, cam, t = [random_gaussians(12, seed=s) for s in (0, 1)], camera(), 0.3
+    router = filled(VolumePixelRouter([12, 12], centre=(0.1, 0.2, 0.3), extent=2.0))
+    logits = []
+    for k, gaussians in enumerate(experts):
+        rows = slice(12 * k, 12 * (k + 1))
+        weights = torch.stack([router.base[rows], router.view[rows, 0], t * router.time[rows, 0]], dim=-1)
+        maps = splat(gaussians, cam, weights, backend="reference")
+        ray = rays(cam)
+        ray = torch.cat([(ray[..., :3] - torch.tensor([0.1, 0.2, 0.3])) / 2.0, ray[..., 3:]], dim=-1)
+        x = torch.cat([maps[..., 1:], ray], dim=-1)
+        for i, layer in enumerate(router.layers):
+            x = (torch.relu(x) if i else x) @ layer[0, :, :, 0, 0].T
+        logits.append(maps[..., 0] + x[..., 0])
+    expected = torch.softmax(torch.stack(logits), dim=0)
+    torch.testing.assert_close(router(experts, cam, t, backend="reference"), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [RouterConfig(), RouterConfig(channels=2, context=3, inputs=("rays", "color", "time", "alpha")),
+                                    RouterConfig(kind="volume"), RouterConfig(shared=False, context=3)])  # fmt: skip
+def test_gates_sum_to_one_and_everything_gets_gradient(config: RouterConfig):
+    experts, cam = [random_gaussians(9, seed=s) for s in (0, 1, 2)], camera()
+    router = filled(VolumePixelRouter([9, 9, 9], config))
+    gates = router(experts, cam, 0.5, backend="reference")
+    torch.testing.assert_close(gates.sum(0), torch.ones(28, 40))
+    gates[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in router.parameters() if p.numel())
+
+
+def test_temperature_sharpens():
+    logits = torch.tensor([[[1.0]], [[0.0]]])
+    assert softmax_gates(logits, 0.01)[0].item() > 0.999 > 0.75 > softmax_gates(logits)[0].item()
+
+
+def test_gradcheck_of_router_and_blend():
+    experts = [random_gaussians(4, seed=s, dtype=torch.float64) for s in (0, 1)]
+    cam = camera(10, 8, torch.float64)
+    router = filled(VolumePixelRouter([4, 4], RouterConfig(background=1.0)).double())
+    names, values = zip(*router.named_parameters(), strict=True)
+
+    def run(*parameters):
+        substitute = dict(zip(names, parameters, strict=True))
+        gates = torch.func.functional_call(router, substitute, (experts, cam, 0.4))
+        return blend(torch.linspace(0, 1, 2 * 8 * 10 * 3, dtype=torch.float64).view(2, 8, 10, 3), gates)
+
+    assert torch.autograd.gradcheck(run, [v.detach().clone().requires_grad_() for v in values])
+
+
+def test_gradcheck_of_blend_in_images():
+    images = torch.rand(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    gates = torch.rand(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(blend, (images, gates))
+
+
+def test_yardsticks():
+    truth = torch.zeros(2, 2, 3)
+    images = torch.stack([torch.full((2, 2, 3), 0.5), torch.full((2, 2, 3), 0.1)])
+    assert torch.equal(oracle_gates(images, truth)[1], torch.ones(2, 2))
+    torch.testing.assert_close(blend(images, uniform_gates(images)), torch.full((2, 2, 3), 0.3))
+
+
+def test_a_pixel_router_has_no_weights_on_gaussians():
+    router = PixelRouter([5, 6])
+    assert router.base.numel() == 0 and router.features(0.3) is None
+    gates = router([random_gaussians(5), random_gaussians(6, seed=1)], camera(), 0.3, backend="reference")
+    torch.testing.assert_close(gates.sum(0), torch.ones(28, 40))
+
+
+def test_bad_requests_say_what_was_expected():
+    with pytest.raises(ShapeError, match=r"expected \[3, 3\]"):
+        VolumePixelRouter([3, 3])([random_gaussians(3), random_gaussians(4)], camera(), 0.0)
+    with pytest.raises(ShapeError, match="blend"):
+        blend(torch.ones(2, 3, 3, 3), torch.ones(2, 3, 4))
+    for bad in ({"kind": "magic"}, {"inputs": ("smell",)}, {"context": 2}, {"temperature": 0.0}):
+        with pytest.raises(ConfigError):
+            RouterConfig(**bad)

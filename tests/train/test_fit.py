@@ -1,0 +1,109 @@
+"""Stage 1: it learns, resumes bit for bit, and stops where numbers stop being numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moegs.deform import get
+from moegs.errors import ConfigError, DivergenceError, FormatError
+from moegs.gaussians.densify import DensifyRule
+from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert
+from tests.train.scenes import small_scene
+
+RULE = DensifyRule(grad_threshold=1e-5, max_gaussians=80)
+QUICK = FitConfig(steps=40, densify=RULE, densify_every=10, densify_from=0.2, checkpoint_every=7)
+
+
+def prior(name: str = "polynomial"):
+    return get(name).for_clip(4)
+
+
+def test_training_improves_the_held_out_view():
+    scene = small_scene()
+    before = fit_expert(scene, prior(), replace(QUICK, steps=1), progress=False)
+    after = fit_expert(scene, prior(), replace(QUICK, steps=150), progress=False)
+    scores = [evaluate(expert_renderer(e), scene, timed=1).mean.psnr for e in (before, after)]
+    assert scores[1] > scores[0] + 3
+    assert 48 < len(after) <= 80
+
+
+@pytest.mark.parametrize("name", ["polynomial", "interpolation"])
+@pytest.mark.parametrize("cut", [3, 14, 33])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch, name: str, cut: int):
+    scene = small_scene()
+    whole = fit_expert(scene, prior(name), QUICK, progress=False)
+    stop_after(monkeypatch, cut)
+    with pytest.raises(KeyboardInterrupt):
+        fit_expert(scene, prior(name), QUICK, out=tmp_path, progress=False)
+    monkeypatch.undo()
+    resumed = fit_expert(scene, prior(name), QUICK, out=tmp_path, resume=True, progress=False)
+    assert whole.params.keys() == resumed.params.keys()
+    assert all(torch.equal(whole.params[k], resumed.params[k]) for k in whole.params)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    from moegs.train import fit
+
+    original, done = fit._step, []
+
+    def step(*args):
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(fit, "_step", step)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    scene = small_scene()
+    fit_expert(scene, prior(), replace(QUICK, steps=8), out=tmp_path, progress=False)
+    with pytest.raises(ConfigError, match="same settings"):
+        fit_expert(scene, prior(), replace(QUICK, steps=9), out=tmp_path, resume=True, progress=False)
+
+
+def test_a_truncated_checkpoint_is_one_clear_error(tmp_path):
+    scene = small_scene()
+    fit_expert(scene, prior(), replace(QUICK, steps=8), out=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(FormatError, match="delete it to start over"):
+        fit_expert(scene, prior(), replace(QUICK, steps=8), out=tmp_path, resume=True, progress=False)
+
+
+def test_divergence_names_tensor_and_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    from moegs.train.optimizer import ParamsAdam
+
+    scene, original = small_scene(), ParamsAdam.step
+
+    def poisoned(self, progress, step):
+        if step == 10:
+            self.params["gaussian.scales"].grad[0, 0] = float("nan")
+        original(self, progress, step)
+
+    monkeypatch.setattr(ParamsAdam, "step", poisoned)
+    with pytest.raises(DivergenceError, match=r"gaussian\.scales.*step 10"):
+        fit_expert(scene, prior(), QUICK, out=tmp_path, progress=False)
+    monkeypatch.undo()
+    resumed = fit_expert(scene, prior(), QUICK, out=tmp_path, resume=True, progress=False)
+    assert all(torch.isfinite(v).all() for v in resumed.params.values())
+
+
+def test_the_callers_determinism_setting_is_put_back():
+    assert not torch.are_deterministic_algorithms_enabled()
+    fit_expert(small_scene(), prior(), replace(QUICK, steps=1), progress=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_seeds_differ_and_repeat():
+    scene, short = small_scene(), replace(QUICK, steps=12)
+    one, again = (fit_expert(scene, prior(), short, progress=False) for _ in range(2))
+    other = fit_expert(scene, prior(), replace(short, seed=1), progress=False)
+    assert all(torch.equal(one.params[k], again.params[k]) for k in one.params)
+    assert not torch.equal(one.params["gaussian.sh_dc"][:10], other.params["gaussian.sh_dc"][:10])

@@ -1,0 +1,64 @@
+"""Optimiser, view order, schedules, logs and checkpoints on their own."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from moegs.deform import Schedule
+from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from moegs.train.optimizer import ParamsAdam
+from moegs.train.progress import MetricsLog
+from moegs.train.views import ViewOrder
+
+
+def test_adam_matches_the_formula_and_skips_unnamed_tensors():
+    params = {"gaussian.x": torch.tensor([1.0, 2.0]), "buffer": torch.tensor([3.0])}
+    adam = ParamsAdam(params, {"gaussian.x": Schedule(0.1)})
+    adam.params["gaussian.x"].grad = torch.tensor([0.5, -0.25])
+    adam.step(0.0, 0)
+    torch.testing.assert_close(adam.params["gaussian.x"].detach(), torch.tensor([0.9, 2.1]))
+    assert not adam.params["buffer"].requires_grad and params["gaussian.x"].tolist() == [1.0, 2.0]
+
+
+def test_moments_follow_an_edit():
+    adam = ParamsAdam({"gaussian.x": torch.arange(3.0)}, {"gaussian.x": Schedule(0.1)})
+    adam.params["gaussian.x"].grad = torch.tensor([1.0, 2.0, 3.0])
+    adam.step(0.0, 0)
+    adam.replace({"gaussian.x": torch.zeros(3)}, {"": torch.tensor([2, -1, 0])})
+    torch.testing.assert_close(adam.state()["gaussian.x"]["exp_avg"], torch.tensor([0.3, 0.0, 0.1]))
+    assert adam.state()["gaussian.x"]["step"] == 1
+
+
+def test_schedules_are_log_linear():
+    schedule = Schedule(1e-2, 1e-4, start=0.1)
+    assert schedule.at(0.05) == 0 and abs(schedule.at(0.5) - 1e-3) < 1e-9 and abs(schedule.at(2.0) - 1e-4) < 1e-9
+
+
+def test_every_epoch_shows_every_view_once():
+    order = ViewOrder((1, 4), (0, 1, 2), seed=5)
+    epochs = [[order.at(e * 6 + i) for i in range(6)] for e in range(2)]
+    everything = sorted((c, f) for c in (1, 4) for f in range(3))
+    assert sorted(epochs[0]) == everything == sorted(epochs[1]) and epochs[0] != epochs[1]
+
+
+def test_a_resumed_log_forgets_what_came_after(tmp_path):
+    path = tmp_path / "m.jsonl"
+    log = MetricsLog(path)
+    for step in (10, 20, 30):
+        log.write(step=step)
+    log.close()
+    path.write_text(path.read_text() + '{"step": 4')  # killed in the middle of a line
+    log = MetricsLog(path, resume_at=20)
+    log.write(step=25)
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 25]
+
+
+def test_checkpoints_come_back_aligned(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, Checkpoint(3, {"a/x": torch.arange(5.0), "a/y": torch.arange(3)}, {"k": (1, 2)}))
+    again = load_checkpoint(path, {"k": (1, 2)})
+    assert again.step == 3 and again.part("a")["x"].tolist() == [0, 1, 2, 3, 4]
+    assert all(v.data_ptr() % 64 == 0 for v in again.tensors.values())

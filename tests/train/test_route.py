@@ -1,0 +1,67 @@
+"""Stage 2: the router beats its experts, leaves them alone, and resumes bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moegs.deform import get
+from moegs.errors import ConfigError
+from moegs.train import FitConfig, RouteConfig, evaluate, expert_renderer, fit_expert, fit_router, mixture_renderer
+from tests.train.scenes import small_scene
+
+QUICK = RouteConfig(steps=30, checkpoint_every=7)
+
+
+@pytest.fixture(scope="module")
+def experts():
+    scene, config = small_scene(), FitConfig(steps=60, densify_every=1000)
+    return {n: fit_expert(scene, get(n).for_clip(4), config, progress=False) for n in ("polynomial", "interpolation")}
+
+
+def test_the_mixture_beats_its_experts_on_the_views_it_learned_from(experts):
+    scene = small_scene()
+    mixture = fit_router(scene, experts, replace(QUICK, steps=150), progress=False)
+    best = max(evaluate(expert_renderer(e), scene, scene.train, timed=1).mean.psnr for e in experts.values())
+    assert evaluate(mixture_renderer(mixture), scene, scene.train, timed=1).mean.psnr > best + 0.1
+
+
+def test_experts_stay_as_they_are(experts):
+    before = {n: {k: v.clone() for k, v in e.params.items()} for n, e in experts.items()}
+    mixture = fit_router(small_scene(), experts, QUICK, progress=False)
+    for name, params in before.items():
+        assert all(torch.equal(v, experts[name].params[k]) for k, v in params.items())
+        assert all(torch.equal(v, mixture.experts[name].params[k]) for k, v in params.items())
+
+
+@pytest.mark.parametrize("cut", [2, 18])
+def test_a_resumed_router_ends_in_the_same_bits(tmp_path, monkeypatch, experts, cut: int):
+    from moegs.train import route
+
+    scene = small_scene()
+    whole = fit_router(scene, experts, QUICK, progress=False).router.state_dict()
+    original, done = route._step, []
+
+    def step(*args):
+        if len(done) == cut:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(route, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        fit_router(scene, experts, QUICK, out=tmp_path, progress=False)
+    monkeypatch.undo()
+    resumed = fit_router(scene, experts, QUICK, out=tmp_path, resume=True, progress=False).router.state_dict()
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_resuming_over_other_experts_is_refused(tmp_path, experts):
+    scene = small_scene()
+    fit_router(scene, experts, QUICK, out=tmp_path, progress=False)
+    other = {n: replace(e, params={k: v + 1e-3 if v.is_floating_point() else v for k, v in e.params.items()})
+             for n, e in experts.items()}  # fmt: skip
+    with pytest.raises(ConfigError, match="experts"):
+        fit_router(scene, other, QUICK, out=tmp_path, resume=True, progress=False)
