@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ SIZES = [(1, 1, 3), (1, 40, 3), (40, 1, 3), (3, 5, 3), (4, 16, 1), (17, 31, 4), 
 
 
 @pytest.fixture(params=["avx512", "avx2", "portable"])
-def isa(request: pytest.FixtureRequest):  # noqa: ANN201 - a generator fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set that this processor has."""
     before = native.isa()
     try:

@@ -124,5 +124,22 @@ inline double sum(Lanes a) {
   return total;
 }
 
+// The same in float, by halves.
+inline float total(Lanes a) {
+#if MOEGS_ISA_LEVEL == 2
+  const __m256 low = _mm512_maskz_extractf32x8_ps(0xff, a.v, 0), high = _mm512_maskz_extractf32x8_ps(0xff, a.v, 1);
+  const __m256 half = _mm256_add_ps(low, high);
+  __m128 part = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif MOEGS_ISA_LEVEL == 1
+  __m128 part = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+#endif
+#if MOEGS_ISA_LEVEL > 0
+  part = _mm_add_ps(part, _mm_movehl_ps(part, part));
+  return _mm_cvtss_f32(_mm_add_ss(part, _mm_movehdup_ps(part)));
+#else
+  return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]);
+#endif
+}
+
 }  // namespace
 }  // namespace moegs::MOEGS_ISA

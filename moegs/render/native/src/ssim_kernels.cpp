@@ -1,5 +1,5 @@
 // The forward filter and the backward filter chase each other down the image: a block of rows is blurred, turned into
-// the three maps whose blur is the gradient, and those go into a ring of just as many rows as the backward filter reads.
+// the three maps whose blur is the gradient, and those go into a ring of as many rows as the backward filter reads.
 //
 // With blurred means m_x, m_y, s = blur(x² + y²), p = blur(xy) and
 //   A1 = 2 m_x m_y + C1, A2 = 2 (p - m_x m_y) + C2, B1 = m_x² + m_y² + C1, B2 = s - m_x² - m_y² + C2,
