@@ -1,6 +1,7 @@
 """Motion priors: raw parameters and a time in, Gaussians out."""
 
 from moegs.deform.embedding import Embedding
+from moegs.deform.fused import Fused
 from moegs.deform.hexplane import HexPlane
 from moegs.deform.interpolation import Interpolation
 from moegs.deform.polynomial import Polynomial
@@ -9,6 +10,7 @@ from moegs.deform.reformulation import Reformulation
 
 __all__ = [
     "Embedding",
+    "Fused",
     "HexPlane",
     "Interpolation",
     "Polynomial",
