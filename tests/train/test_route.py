@@ -33,7 +33,7 @@ def test_the_router_learns_which_expert_to_trust_where(experts):
     halves = {"left": blemished(whole, 1.0), "right": blemished(whole, -1.0)}
     mixture = fit_router(scene, halves, replace(QUICK, steps=100), progress=False)
     best = max(evaluate(expert_renderer(e), scene, timed=1).mean.psnr for e in halves.values())
-    assert evaluate(mixture_renderer(mixture), scene, timed=1).mean.psnr > best + 2
+    assert evaluate(mixture_renderer(mixture), scene, timed=1).mean.psnr > best + 1.5
 
 
 def test_experts_stay_as_they_are(experts):
