@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ _VERSION = "1"  # part of every key: raise it when the pixels in a cache file ch
 Size = tuple[int, int]
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """Where one camera's frames come from: a video, or a row of image files."""
 

@@ -152,6 +152,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise CaptureFormatError(path, "streams", "expected a video stream, found none.")
+            if container.streams.video[0].codec_context is None:  # the header was cut before it names the codec
+                raise CaptureFormatError(path, "video", "its codec is unknown; copy the file again.")
             yield container
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)

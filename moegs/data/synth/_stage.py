@@ -87,8 +87,8 @@ class Stage:
         """Fast, with kinks: three bounces across the room."""
         rubber = self._texture(16, (0.15, 0.65, 0.3), (0.95, 0.95, 0.3), n=4)
         height = 1.3 * abs(math.sin(3 * math.pi * time + 0.5))
-        centre = (-1.1 + 2.6 * time, FLOOR - 0.4 - height, -1.0)
-        return [Body("sphere", centre, (0.4,) * 3, rubber, turned("z", 5 * time))]
+        centre = (-1.1 + 2.6 * time, FLOOR - 0.36 - height, -1.45)
+        return [Body("sphere", centre, (0.36,) * 3, rubber, turned("z", 5 * time))]
 
     def _throw(self, time: float) -> list[Body]:
         """Very fast, there for a quarter of the clip only."""

@@ -156,7 +156,7 @@ def _first(camera: Camera, layer: Layer) -> _FirstFrame:
 
 
 def _write_calibration(folder: Path, heads: Sequence[_FirstFrame], generator: np.random.Generator) -> None:
-    rows = [n3v.pose_row(head.camera, 0.9 * head.depth.min(), 1.1 * head.depth.max()) for head in heads]
+    rows = [n3v.pose_row(h.camera, 0.9 * float(h.depth.min()), 1.1 * float(h.depth.max())) for h in heads]
     np.save(folder / n3v.POSES, np.stack(rows), allow_pickle=False)
     exact, colors = _surface_points(heads, generator)
     projected = [_project(head.camera, exact) for head in heads]
