@@ -62,10 +62,10 @@ def roughness(
         return values.new_zeros(())
     index = patch(points, size or len(points), draw)
     nearest, squared = neighbours(points[index], k)
-    falloff = falloff or 1.0 / squared.median().clamp_min(torch.finfo(squared.dtype).tiny)
+    unit = squared.median().clamp_min(torch.finfo(squared.dtype).tiny) if falloff == 0 else 1 / falloff
     values = values[index]
     differences = (values[:, None] - values[nearest]).square().sum(-1)
-    return ((-falloff * squared).exp() * differences + 1e-20).sqrt().mean()
+    return ((-squared / unit).exp() * differences + 1e-20).sqrt().mean()
 
 
 def _from_tree(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"], Float[Tensor, "m j"]]:

@@ -74,7 +74,7 @@ def init_network(
         generator: where the Xavier-uniform weights come from.
     """
     trunk, head = max(layers[0], 1), layers[1]
-    params = {}
+    params: Params = {}
     for i in range(trunk):
         params |= _linear(f"{prefix}trunk.{i}", inputs if i == 0 else width, width, generator)
     for name in HEADS:

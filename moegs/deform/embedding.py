@@ -146,14 +146,13 @@ class Embedding(Prior):
     @classmethod
     def n3v(cls) -> Embedding:
         """The published recipe for Neural 3D Video (300 frames, 80,000 steps)."""
-        faithful = replace(cls(), **_FAITHFUL)
-        return replace(faithful, anneal=1 / 80, late_start=5 / 80, temporal_std=0.01 / 16, smoothness=1.0)
+        return replace(_faithful(cls), anneal=1 / 80, late_start=5 / 80, temporal_std=0.01 / 16, smoothness=1.0)
 
     @classmethod
     def technicolor(cls) -> Embedding:
         """The published recipe for Technicolor (50 frames, 100,000 steps)."""
         return replace(
-            replace(cls(), **_FAITHFUL),
+            _faithful(cls),
             rows=25,
             coarse_rows=5,
             grow_until=0.0,
@@ -243,17 +242,19 @@ class Embedding(Prior):
         )
 
 
-_FAITHFUL = {
-    "zero_heads": False,
-    "falloff": 2000.0,
-    "opacity_of_mean": True,
-    "unit": 1.0,
-    "rates_by_extent": True,
-    "lr_mlp": 1.6e-4,
-    "lr_mlp_final": 1.6e-5,
-    "lr_temporal": 1.6e-4,
-    "lr_temporal_final": 1.6e-5,
-}
+def _faithful(cls: type[Embedding]) -> Embedding:
+    """What the original's recipes have in common."""
+    return cls(
+        zero_heads=False,
+        falloff=2000.0,
+        opacity_of_mean=True,
+        unit=1.0,
+        rates_by_extent=True,
+        lr_mlp=1.6e-4,
+        lr_mlp_final=1.6e-5,
+        lr_temporal=1.6e-4,
+        lr_temporal_final=1.6e-5,
+    )
 
 
 def deform(params: Params, t: float | Tensor, config: Embedding, camera: int | None = None) -> Gaussians:

@@ -23,16 +23,17 @@ Tensors of other names (the original's unused ``timenet`` and ``*_poc``) are ign
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from moegs.deform import _networks as networks
 from moegs.deform._fields import need, one_of
 from moegs.deform._init import base_params
-from moegs.deform._planes import PAIRS, sample_planes
+from moegs.deform._planes import PAIRS, sample_planes, sample_planes_reference
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
@@ -212,7 +213,8 @@ def plane_features(params: Params, t: float | Tensor, config: HexPlane) -> Float
     place = (means - start) * (2 / (end - start)) - 1
     time = torch.as_tensor(t, dtype=means.dtype, device=means.device).reshape(1, 1).expand(len(means), 1)
     coords = torch.cat([place, time if config.time_axis == "upper" else 2 * time - 1], dim=1)
-    return sample_planes(_planes(params), coords)
+    batched = torch._C._functorch.is_batchedtensor(coords)  # by torch.func.vmap, which cannot see into native code
+    return (sample_planes_reference if batched else sample_planes)(_planes(params), coords)
 
 
 def spatial_variation(params: Params, both: bool = True) -> Float[Tensor, ""]:
@@ -222,17 +224,36 @@ def spatial_variation(params: Params, both: bool = True) -> Float[Tensor, ""]:
         both: average the two axes; otherwise only the second axis named (z or y), as 4DGaussians does.
     """
     planes = [params[name] for name in _plane_names(params, SPACE)]
-    second = sum(second_difference(p, -2) for p in planes)
-    return 0.5 * (second + sum(second_difference(p, -1) for p in planes)) if both else second
+    second = torch.stack([second_difference(p, -2) for p in planes]).sum()
+    return 0.5 * (second + torch.stack([second_difference(p, -1) for p in planes]).sum()) if both else second
 
 
 def second_difference(plane: Float[Tensor, "1 c h w"], dim: int) -> Float[Tensor, ""]:
-    """Mean squared second difference along a dimension (zero when it has fewer than three knots)."""
-    if plane.shape[dim] < 3:
-        return plane.new_zeros(())
-    inner = plane.shape[dim] - 2
-    before, here, after = (plane.narrow(dim, i, inner) for i in range(3))
-    return (before + after).sub(here, alpha=2).square().mean()
+    """Mean squared second difference along dimension -1 or -2 (zero when it has fewer than three knots)."""
+    return plane.new_zeros(()) if plane.shape[dim] < 3 else _SecondDifference.apply(plane, dim)
+
+
+class _SecondDifference(torch.autograd.Function):
+    """Written out because autograd pads and adds three full planes for it, which costs more than all the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, plane: Tensor, dim: int) -> Tensor:
+        before, here, after = (plane.narrow(dim, i, plane.shape[dim] - 2) for i in range(3))
+        differences = (before + after).sub_(here, alpha=2)
+        ctx.save_for_backward(differences)
+        ctx.dim = dim
+        return differences.square().mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (differences,) = ctx.saved_tensors
+        dim, inner = ctx.dim, differences.shape[ctx.dim]
+        share = differences * (upstream * 2 / differences.numel())
+        gradient = F.pad(share, (0, 2) if dim == -1 else (0, 0, 0, 2))
+        gradient.narrow(dim, 1, inner).sub_(share, alpha=2)
+        gradient.narrow(dim, 2, inner).add_(share)
+        return gradient, None
 
 
 def _planes(params: Params) -> list[list[Tensor]]:

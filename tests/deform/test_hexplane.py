@@ -135,8 +135,9 @@ def test_gradients_of_the_plane_losses() -> None:
     assert torch.autograd.gradcheck(loss, [params[n].clone().requires_grad_() for n in names], fast_mode=True)
 
 
-def test_vmap_over_time_equals_a_loop() -> None:
-    params, times = alive(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vmap_over_time_equals_a_loop(dtype: torch.dtype) -> None:
+    params, times = {k: v.to(dtype) for k, v in alive().items()}, torch.tensor([0.1, 0.5, 0.9], dtype=dtype)
     together = torch.func.vmap(lambda t: SMALL.deform(params, t).means)(times)
     torch.testing.assert_close(together, torch.stack([SMALL.deform(params, float(t)).means for t in times]))
 
