@@ -15,4 +15,5 @@ NB_MODULE(_native, m) {
   bind_rasterize(m);
   bind_ssim(m);
   bind_planes(m);
+  bind_clock(m);
 }
