@@ -61,6 +61,8 @@ class Fused(Prior):
         one_of(self.name, "train", self.train, ("all", "volume"))
         if not 1 <= len(self.parts) <= MAX_PARTS:
             raise ConfigError(f"prior 'fused', option 'parts': expected 1 to {MAX_PARTS} parts, got {len(self.parts)}.")
+        if any(name == self.name for name, _ in self.parts):
+            raise ConfigError("prior 'fused', option 'parts': a fused model cannot be fused again; fuse its parts.")
         if featured := [p.name for p in self.priors if p.decoder is not None]:
             raise ConfigError(
                 f"prior 'fused', option 'parts': {featured[0]!r} splats features for a decoder, which an image of "

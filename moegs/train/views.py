@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,3 +48,23 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
 def view_at(scene: Scene, order: ViewOrder, step: int) -> View:
     """The view that a step trains on."""
     return scene.view(*order.at(step))
+
+
+@dataclass(frozen=True)
+class ViewSample:
+    """Some views of a scene, read from disk as they are asked for; may be gone through again and again."""
+
+    scene: Scene
+    pairs: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[View]:
+        return (self.scene.view(camera, frame) for camera, frame in self.pairs)
+
+
+def sample_views(scene: Scene, n: int, cameras: tuple[int, ...] | None = None, seed: int = 0) -> ViewSample:
+    """``n`` different views of the training cameras (or of some of them), drawn evenly from cameras and frames."""
+    order = training_order(scene, seed, cameras)
+    return ViewSample(scene, tuple(order.at(step) for step in range(min(n, len(order)))))

@@ -1,0 +1,27 @@
+"""Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
+
+from moegs.prune.scores import (
+    CRITERIA,
+    blend_sensitivity,
+    contribution,
+    criterion,
+    gate_sensitivity,
+    gated_contribution,
+    opacity,
+    random,
+)
+from moegs.prune.select import PruneReport, kept_rows, prune
+
+__all__ = [
+    "CRITERIA",
+    "PruneReport",
+    "blend_sensitivity",
+    "contribution",
+    "criterion",
+    "gate_sensitivity",
+    "gated_contribution",
+    "kept_rows",
+    "opacity",
+    "prune",
+    "random",
+]

@@ -1,0 +1,115 @@
+"""Dropping Gaussians from a mixture by score."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from moegs.errors import ConfigError, ShapeError
+from moegs.gaussians.params import take
+from moegs.route.mixture import Mixture
+from moegs.route.routers import VolumePixelRouter
+
+PER_GAUSSIAN = ("base", "view", "time")  # the router's tensors with one row a Gaussian
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was dropped.
+
+    Attributes:
+        before: Gaussians of each expert.
+        after: the same of those experts that are left.
+        emptied: experts that lost every Gaussian and left the mixture.
+        largest_dropped: the highest score among the dropped, None if there are none.
+    """
+
+    before: dict[str, int]
+    after: dict[str, int]
+    emptied: tuple[str, ...]
+    largest_dropped: float | None
+
+    @property
+    def dropped(self) -> int:
+        """Number of Gaussians that are gone."""
+        return sum(self.before.values()) - sum(self.after.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields and the fraction dropped."""
+        return asdict(self) | {"dropped": self.dropped, "fraction": self.dropped / max(sum(self.before.values()), 1)}
+
+
+def prune(
+    mixture: Mixture, scores: Float[Tensor, "n"], *, ratio: float | None = None, threshold: float | None = None
+) -> tuple[Mixture, PruneReport]:
+    """Drop the Gaussians with the smallest scores, over all experts together.
+
+    The result is an ordinary mixture: experts and router keep the rows that are left. An expert that would be empty
+    leaves the mixture, and the report names it.
+
+    Args:
+        mixture: what to prune; it stays as it is.
+        scores: one a Gaussian, experts in order.
+        ratio: fraction of all Gaussians to drop, in [0, 1).
+        threshold: drop those with a lower score instead.
+
+    Raises:
+        ConfigError: not exactly one of ratio and threshold is given, or nothing would be left.
+        ShapeError: the scores do not fit the mixture.
+    """
+    _check(mixture, scores)
+    keep = _keep(scores, ratio, threshold)
+    if not bool(keep.any()):
+        raise ConfigError(f"prune: threshold {threshold} drops all {len(keep)} Gaussians; lower it.")
+    lost = scores[~keep]
+    masks = dict(zip(mixture.experts, keep.split(mixture.router.counts), strict=True))
+    emptied = tuple(n for n, m in masks.items() if not bool(m.any()))
+    pruned = kept_rows(mixture, {n: m for n, m in masks.items() if n not in emptied})
+    before, after = ({n: len(e) for n, e in m.experts.items()} for m in (mixture, pruned))
+    return pruned, PruneReport(before, after, emptied, float(lost.max()) if len(lost) else None)
+
+
+def _check(mixture: Mixture, scores: Tensor) -> None:
+    n = sum(mixture.router.counts)
+    if tuple(scores.shape) != (n,):
+        raise ShapeError(f"prune: expected {n} scores, one a Gaussian, got {list(scores.shape)}.")
+    if not bool(torch.isfinite(scores).all()):
+        raise ConfigError("prune: expected finite scores; some are not.")
+
+
+def _keep(scores: Float[Tensor, "n"], ratio: float | None, threshold: float | None) -> Bool[Tensor, "n"]:
+    if (ratio is None) == (threshold is None):
+        raise ConfigError("prune: expected either ratio or threshold.")
+    if threshold is not None:
+        return scores >= threshold
+    if not 0.0 <= ratio < 1.0:
+        raise ConfigError(f"prune: expected a ratio in [0, 1), got {ratio}.")
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    keep[torch.sort(scores.cpu(), stable=True).indices[: int(ratio * len(scores))]] = False
+    return keep
+
+
+def kept_rows(mixture: Mixture, masks: dict[str, Bool[Tensor, "m"]]) -> Mixture:
+    """A mixture of the experts named, with the Gaussians where their mask is True."""
+    experts = {n: replace(mixture.experts[n], params=take(mixture.experts[n].params, m)) for n, m in masks.items()}
+    whole = torch.cat([masks.get(n, torch.zeros(len(e), dtype=torch.bool)).cpu() for n, e in mixture.experts.items()])
+    chosen = [k for k, n in enumerate(mixture.experts) if n in masks]
+    return Mixture(experts, _router_rows(mixture.router, whole, chosen, [len(e) for e in experts.values()]))
+
+
+def _router_rows(
+    router: VolumePixelRouter, keep: Bool[Tensor, "n"], chosen: list[int], counts: list[int]
+) -> VolumePixelRouter:
+    fresh = VolumePixelRouter(counts, router.config, generator=torch.Generator().manual_seed(0))
+    state = {}
+    for name, value in router.state_dict().items():
+        own_network = name.startswith("layers.") and not router.config.shared
+        if name in PER_GAUSSIAN and router.config.kind != "pixel":
+            value = value[keep.to(value.device)]
+        state[name] = (value[chosen] if own_network else value).clone()
+    fresh.load_state_dict(state)
+    return fresh.to(router.base.device)

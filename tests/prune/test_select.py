@@ -1,0 +1,101 @@
+"""Dropping by score: what is left is an ordinary mixture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moegs.errors import ConfigError, ShapeError
+from moegs.gaussians.params import take
+from moegs.prune import kept_rows, prune
+from moegs.route import RouterConfig, load_mixture, render_experts, render_mixture, save_mixture
+from tests.route import tiny
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return tiny.mixture(torch.float32)
+
+
+def test_the_smallest_go_and_rows_follow(mixture):
+    scores = torch.randperm(16, generator=torch.Generator().manual_seed(0)).float()
+    pruned, report = prune(mixture, scores, ratio=0.5)
+    keep = scores >= 8
+    assert report.before == {"a": 7, "b": 9} and report.dropped == 8 and report.emptied == ()
+    assert report.after == {"a": int(keep[:7].sum()), "b": int(keep[7:].sum())}
+    assert report.largest_dropped == 7.0
+    for name in ("base", "view", "time"):
+        assert torch.equal(getattr(pruned.router, name), getattr(mixture.router, name)[keep])
+    assert all(torch.equal(x, y) for x, y in zip(pruned.router.layers, mixture.router.layers, strict=True))
+    expected = take(mixture.experts["b"].params, keep[7:])
+    assert all(torch.equal(pruned.experts["b"].params[k], v) for k, v in expected.items())
+    assert len(mixture.experts["a"]) == 7
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 0.93), st.integers(0, 100))
+def test_ratio_is_exact(mixture, ratio, seed):
+    scores = torch.randint(0, 4, (16,), generator=torch.Generator().manual_seed(seed)).float()  # many ties
+    pruned, report = prune(mixture, scores, ratio=ratio)
+    assert report.dropped == int(ratio * 16) == 16 - sum(pruned.router.counts)
+
+
+def test_threshold(mixture):
+    pruned, report = prune(mixture, torch.arange(16.0), threshold=3.0)
+    assert report.after == {"a": 4, "b": 9} and report.largest_dropped == 2.0
+    assert prune(mixture, torch.ones(16), threshold=0.5)[1].largest_dropped is None
+    assert sum(pruned.router.counts) == 13 and report.to_json()["fraction"] == 3 / 16
+
+
+def test_dropping_what_is_not_seen_changes_nothing(mixture):
+    view = tiny.views()[0]
+    far = mixture.experts["a"].params | {"gaussian.means": mixture.experts["a"].params["gaussian.means"].clone()}
+    far["gaussian.means"][3] = torch.tensor([0.0, 0.0, -50.0])
+    hidden = type(mixture)(
+        {"a": type(mixture.experts["a"])(mixture.experts["a"].prior, far), "b": mixture.experts["b"]}, mixture.router
+    )
+    scores = torch.ones(16)
+    scores[3] = 0
+    pruned, _ = prune(hidden, scores, threshold=0.5)
+    one, two = (render_mixture(m, view.camera, 0.25, backend="reference").color for m in (hidden, pruned))
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["volume-pixel", "volume", "pixel"])
+def test_an_emptied_expert_leaves_and_is_named(kind):
+    config = RouterConfig(kind=kind, shared=False)
+    whole = tiny.mixture(torch.float32, config=config)
+    pruned, report = prune(whole, torch.cat([torch.zeros(7), torch.ones(9)]), threshold=0.5)
+    assert report.emptied == ("a",) and report.after == {"b": 9} and list(pruned.experts) == ["b"]
+    for layer, old in zip(pruned.router.layers, whole.router.layers, strict=True):
+        assert torch.equal(layer, old[1:])
+    view = tiny.views()[0]
+    alone = render_experts([whole.experts["b"]], view.camera, 0.25, backend="reference").color[0]
+    torch.testing.assert_close(render_mixture(pruned, view.camera, 0.25, backend="reference").color, alone)
+
+
+def test_saves_and_loads(mixture, tmp_path):
+    pruned, _ = prune(mixture, torch.arange(16.0), ratio=0.4)
+    save_mixture(pruned, tmp_path / "m")
+    again = load_mixture(tmp_path / "m")
+    view = tiny.views()[0]
+    one, two = (render_mixture(m, view.camera, 0.25, backend="reference").color for m in (pruned, again))
+    assert torch.equal(one, two)
+
+
+def test_refusals(mixture):
+    scores = torch.ones(16)
+    for options in ({}, {"ratio": 0.1, "threshold": 0.1}, {"ratio": 1.0}, {"ratio": -0.1}, {"threshold": 2.0}):
+        with pytest.raises(ConfigError, match="prune"):
+            prune(mixture, scores, **options)
+    with pytest.raises(ShapeError, match="16 scores"):
+        prune(mixture, torch.ones(15), ratio=0.1)
+    with pytest.raises(ConfigError, match="finite"):
+        prune(mixture, scores.index_fill(0, torch.tensor(2), float("nan")), ratio=0.1)
+
+
+def test_kept_rows_may_drop_an_expert(mixture):
+    left = kept_rows(mixture, {"b": torch.arange(9) < 4})
+    assert left.router.counts == (4,) and torch.equal(left.router.base, mixture.router.base[7:11])
