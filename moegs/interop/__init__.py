@@ -15,7 +15,7 @@ from typing import Any
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, moegs_stage2, spacetime
-from moegs.interop._files import find_run
+from moegs.interop._files import config_in, find_run
 from moegs.interop._sequence import export_ply_sequence
 from moegs.interop.moegs_stage2 import ImportedMixture
 
@@ -45,6 +45,8 @@ def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | Imp
         options: ``iteration`` chooses one that was saved (the last by default; coarse stages are never taken). The rest
             is what the files do not hold, by project; see :func:`options_of` and the ``load`` of each module.
 
+    A single expert of a stage-2 mixture is read without its router weights.
+
     Returns:
         An expert whose ``at(t)`` takes t in [0, 1] over the clip; for stage 2 of MoE-GS an :class:`ImportedMixture`.
 
@@ -59,7 +61,10 @@ def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | Imp
     run = find_run(path, options.pop("iteration", None))
     name = _detect.detect(run) if format == "auto" else format
     _check_options(name, options)
-    return _MODULES[name].load(run, **options)
+    if not _detect.has_router(run):
+        return _MODULES[name].load(run, **options)
+    shared = run.config if run.config.path else config_in(run.root.parent)  # one cfg_args for the whole mixture
+    return _MODULES[name].load(run.with_config(shared), router=True, **options)
 
 
 def load_mixture(path: str | Path, **options: Any) -> ImportedMixture:

@@ -76,7 +76,10 @@ def read_config(path: str | Path) -> Config:
         or call.args
     ):
         raise FormatError(f"{path}: expected the text 'Namespace(key=value, ...)'.")
-    return Config(path, {_name(path, k): _literal(path, k) for k in call.keywords})
+    values = {_name(path, k): _literal(path, k) for k in call.keywords}
+    if len(values) != len(call.keywords):
+        raise FormatError(f"{path}: an option appears more than once.")
+    return Config(path, values)
 
 
 def _text(path: Path) -> str:

@@ -9,13 +9,24 @@ from moegs.gaussians._ply import read_header
 from moegs.interop._files import Run
 from moegs.interop._tensors import load_tensors
 
-STAGE2_FOLDERS = ("Ex4DGS", "E-D3DGS", "FDGS", "STG", "4DGaussians")
+STAGE2_FOLDERS = ("Ex4DGS", "E-D3DGS", "STG", "4DGaussians")
 
 
 def is_stage2(path: str | Path) -> bool:
     """Whether a folder holds a mixture: several experts' folders side by side."""
+    root = stage2_root(path)
+    return sum(_is_part(root / name) for name in STAGE2_FOLDERS) > 1
+
+
+def stage2_root(path: str | Path) -> Path:
+    """Folder of a mixture, given that or its ``cfg_args``."""
     path = Path(path)
-    return sum(_is_part(path / name) for name in STAGE2_FOLDERS) > 1
+    return path.parent if path.is_file() else path
+
+
+def has_router(run: Run) -> bool:
+    """Whether an expert carries the columns that stage 2 appends."""
+    return run.folder is not None and {"w_b_0", "w_b_1"} <= set(read_header(run.ply).names)
 
 
 def _is_part(folder: Path) -> bool:

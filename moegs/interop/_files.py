@@ -79,7 +79,7 @@ def find_run(path: str | Path, iteration: int | str | None = None) -> Run:
     if not path.exists():
         raise FormatError(f"{path}: no such file or folder.")
     if path.is_file() and _CHECKPOINT.fullmatch(path.name):
-        return Run(path.parent, None, path, _config(path.parent))
+        return Run(path.parent, None, path, config_in(path.parent))
     folder = path.parent if path.is_file() else path
     if _is_coarse(folder):
         raise FormatError(f"{folder}: a coarse stage, which has no motion; point at an iteration_N folder instead.")
@@ -93,7 +93,7 @@ def _run_of_iteration(folder: Path, iteration: int | str | None) -> Run:
         raise FormatError(f"{folder}: not iteration {iteration}; point at the run's folder to choose one.")
     root = folder.parent.parent if folder.parent.name == "point_cloud" else folder
     number = _ITERATION.fullmatch(folder.name)
-    return Run(root, folder, _beside(root, number[1] if number else None), _config(root, folder))
+    return Run(root, folder, _beside(root, number[1] if number else None), config_in(root, folder))
 
 
 def _run_of_root(path: Path, folder: Path, iteration: int | str | None) -> Run:
@@ -104,8 +104,8 @@ def _run_of_root(path: Path, folder: Path, iteration: int | str | None) -> Run:
         number = max(found) if iteration is None else iteration
         if number not in found:
             raise FormatError(f"{root}: no iteration {iteration}; found {', '.join(map(str, sorted(found)))}.")
-        return Run(root, found[number], _beside(root, str(number)), _config(root))
-    return Run(root, None, _checkpoint(path, root, iteration), _config(root))
+        return Run(root, found[number], _beside(root, str(number)), config_in(root))
+    return Run(root, None, _checkpoint(path, root, iteration), config_in(root))
 
 
 def _checkpoint(path: Path, root: Path, iteration: int | str | None) -> Path:
@@ -133,7 +133,8 @@ def _is_coarse(folder: Path) -> bool:
     return folder.name.startswith(_COARSE)
 
 
-def _config(*folders: Path) -> Config:
+def config_in(*folders: Path) -> Config:
+    """The first ``cfg_args`` in some folders; an empty configuration where there is none."""
     for folder in folders:
         if (folder / "cfg_args").is_file():
             return read_config(folder / "cfg_args")

@@ -8,6 +8,7 @@ on a short list, and every tensor must fit the bytes that are really there. Only
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -21,11 +22,18 @@ from torch import Tensor
 
 from moegs.errors import FormatError, MoegsError
 
-PICKLE_LIMIT = 16 << 20  # bytes; the largest original, with its optimiser state, needs about 10000
+PICKLE_LIMIT = 1 << 20  # bytes; the largest original, with its optimiser state, needs about 10000
 _ITEM_BYTES = {
     "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4,
     "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1, "UntypedStorage": 1,
 }  # fmt: skip
+_WRITTEN = (
+    pickle.PROTO, pickle.STOP, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID, pickle.MARK,
+    pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.NONE, pickle.NEWTRUE,
+    pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE,
+    pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2,
+    pickle.TUPLE3, pickle.SETITEM, pickle.SETITEMS, pickle.APPEND, pickle.APPENDS,
+)  # fmt: skip
 
 
 def load_tensors(path: str | Path) -> Any:
@@ -143,8 +151,17 @@ class _Dtype:
         """Takes no notice."""
 
 
+class _Opcodes(dict[int, Any]):
+    """Pickle instructions by number, those that ``torch.save`` writes."""
+
+    def __missing__(self, code: int) -> Any:
+        raise FormatError(f"holds the pickle instruction {bytes([code])!r}, which torch.save does not write")
+
+
 class _Walker(pickle._Unpickler):  # type: ignore[misc, name-defined]  # the C one reserves memory for forged indices
-    """Unpickles into stand-ins, refusing every name that is not on the list."""
+    """Unpickles into stand-ins, refusing every name and every instruction that is not on the list."""
+
+    dispatch = _Opcodes({code: pickle._Unpickler.dispatch[code] for code in b"".join(_WRITTEN)})  # type: ignore[attr-defined]
 
     def __init__(self, data: bytes, records: dict[str, int]) -> None:
         super().__init__(io.BytesIO(data))
@@ -181,7 +198,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> str:
     if not isinstance(storage, _Storage) or not all(map(_is_count, counts)) or len(size) != len(stride):
         raise FormatError("a tensor with a broken description")
     reach = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
-    if 0 not in size and (reach > storage.elements or int(np.prod(size, dtype=object)) > storage.elements):
+    if 0 not in size and (reach > storage.elements or math.prod(size) > storage.elements):
         raise FormatError(f"a tensor of shape {list(size)} in a storage of {storage.elements} elements")
     return "tensor"
 

@@ -12,14 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.deform.interpolation import LINEAR, SPLINE
-from moegs.errors import FormatError
+from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
 from moegs.gaussians._ply import read_vertices
 from moegs.gaussians.ply import stack
 from moegs.interop import ed3dgs, ex4dgs, four_d_gaussians, spacetime
 from moegs.interop._canonical import ROUTER_NAMES, WHITE
-from moegs.interop._cfg_args import Config, read_config
-from moegs.interop._files import Run, find_run
+from moegs.interop._cfg_args import Config
+from moegs.interop._detect import stage2_root
+from moegs.interop._files import Run, config_in, find_run
 from moegs.interop._tensors import expect, load_state
 
 PROJECT = "MoE-GS"
@@ -82,9 +83,13 @@ def load(path: str | Path, *, iteration: int | None = None, **options: Any) -> I
 
     Raises:
         FormatError: a file or tensor is missing, damaged or of the wrong shape, or there are fewer than two experts.
+        ConfigError: an option is unknown.
     """
-    root = Path(path)
-    config = read_config(root / "cfg_args") if (root / "cfg_args").is_file() else Config()
+    root = stage2_root(path)
+    if unknown := sorted(set(options) - {name.replace("-", "") for name in _READERS}):
+        known = ", ".join(["iteration", *(name.replace("-", "") for name in _READERS)])
+        raise ConfigError(f"option {unknown[0]!r} is not known for {PROJECT}; it knows {known}.")
+    config = config_in(root)
     found = [part for name in _READERS for part in _parts(root, name, iteration, config)]
     if len(found) < 2:
         raise FormatError(f"{root}: expected folders of two or more of {', '.join(_READERS)}, got {len(found)}.")

@@ -1,0 +1,264 @@
+"""Finding and recognising runs, options, and files that only look like a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moegs import interop
+from moegs.errors import ConfigError, FormatError, MoegsError
+from moegs.expert import Expert
+from moegs.gaussians._ply import read_vertices, write_vertices
+from moegs.interop import _detect
+from moegs.interop._files import find_run
+from tests.interop.models import ORIGINALS, run_of
+from tests.interop.support import assert_same_tensors, case
+
+
+@pytest.fixture(params=ORIGINALS)
+def run(request, tmp_path: Path) -> tuple[str, Path]:
+    return request.param, run_of(request.param, tmp_path / "run")
+
+
+def iteration_of(root: Path) -> Path:
+    return root / "point_cloud" / "iteration_30000"
+
+
+def test_formats_are_recognised_at_every_depth(run: tuple[str, Path]) -> None:
+    format, root = run
+    assert _detect.detect(find_run(root)) == format
+    whole = interop.load(root, format)
+    folders = [root] if format == "4dgs" else [root, root / "point_cloud", iteration_of(root)]
+    files = [file for folder in folders for file in folder.iterdir() if file.is_file()]
+    for place in (*folders, *files):
+        found = interop.load(str(place))
+        assert_same_tensors(found.params, whole.params)
+        assert found == Expert(**{**whole.__dict__, "params": found.params}), place
+
+
+def test_without_cfg_args_the_architecture_is_in_the_tensors(run: tuple[str, Path]) -> None:
+    format, root = run
+    (root / "cfg_args").unlink()
+    options = {"n_frames": 20} if format == "ex4dgs" else {}
+    assert len(interop.load(root, **options)) == 6
+
+
+def test_the_last_fine_iteration_is_taken(tmp_path: Path) -> None:
+    root = run_of("4dgaussians", tmp_path / "run")
+    for name in ("iteration_7000", "iteration_100000", "coarse_iteration_300000"):
+        shutil.copytree(iteration_of(root), iteration_of(root).with_name(name))
+    iteration_of(root).with_name("iteration_999999").mkdir()  # saving was cut short
+    assert interop.load(root).meta["iteration"] == 100000
+    assert interop.load(root, iteration=7000).meta["iteration"] == 7000
+    with pytest.raises(FormatError, match="no iteration 8; found 7000, 30000, 100000"):
+        interop.load(root, iteration=8)
+    with pytest.raises(FormatError, match="coarse stage"):
+        interop.load(iteration_of(root).with_name("coarse_iteration_300000"))
+    with pytest.raises(FormatError, match="not iteration 7000"):
+        interop.load(iteration_of(root), iteration=7000)
+
+
+@pytest.mark.parametrize("iteration", [-1, 1.5, "last", True])
+def test_iterations_are_numbers(tmp_path: Path, iteration: object) -> None:
+    with pytest.raises(ConfigError, match="'iteration'"):
+        interop.load(run_of("spacetime", tmp_path), iteration=iteration)
+
+
+def test_places_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no such file or folder"):
+        interop.load(tmp_path / "nowhere")
+    with pytest.raises(FormatError, match="holds no trained model"):
+        interop.load(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(FormatError, match="holds no trained model"):
+        interop.load(tmp_path / "notes.txt")
+
+
+def test_unknown_options_and_formats(run: tuple[str, Path]) -> None:
+    format, root = run
+    with pytest.raises(ConfigError, match=f"'bogus' is not known for {format}"):
+        interop.load(root, bogus=1)
+    with pytest.raises(ConfigError, match="format: expected 'auto'"):
+        interop.load(root, "nerf")
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("spacetime", {"chunk": (6, 6)}),
+        ("spacetime", {"chunk": 3}),
+        ("spacetime", {"decoder": "tanh"}),
+        ("ex4dgs", {"duration": 0}),
+        ("ex4dgs", {"n_frames": "all"}),
+        ("ex4dgs", {"static_rotations": "odd"}),
+        ("4dgs", {"time_duration": (1.0, 0.0)}),
+        ("4dgs", {"time_duration": 10}),
+        ("4dgs", {"flipped": "no"}),
+        ("e-d3dgs", {"step": -1}),
+        ("e-d3dgs", {"heads": ("colour",)}),
+        ("4dgaussians", {"heads": ("colour",)}),
+    ],
+)
+def test_options_without_meaning(tmp_path: Path, format: str, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        interop.load(run_of(format, tmp_path), **options)
+
+
+@pytest.mark.parametrize(
+    ("format", "option"),
+    [
+        ("4dgaussians", "static_mlp=True"),
+        ("4dgaussians", "no_dx='yes'"),
+        ("e-d3dgs", "use_coarse_temporal_embedding=False"),
+        ("e-d3dgs", "min_embeddings=99"),
+        ("ex4dgs", "interp_type='septic'"),
+        ("ex4dgs", "near=-1"),
+        ("ex4dgs", "time_interval=0"),
+        ("spacetime", "rgbfunction='sandwich3'"),
+        ("spacetime", "white_background=1"),
+        ("4dgs", "prefilter_var='small'"),
+    ],
+)
+def test_options_in_cfg_args_that_cannot_be_honoured(tmp_path: Path, format: str, option: str) -> None:
+    root = run_of(format, tmp_path)
+    (root / "cfg_args").write_text(f"Namespace({option})")
+    with pytest.raises(FormatError, match="cfg_args"):
+        interop.load(root)
+
+
+def test_a_static_point_cloud_is_no_run(tmp_path: Path) -> None:
+    root = run_of("4dgaussians", tmp_path)
+    (iteration_of(root) / "deformation.pth").unlink()
+    with pytest.raises(FormatError, match="a point cloud without motion"):
+        interop.load(root)
+    with pytest.raises(FormatError, match=r"deformation\.pth: no such file"):
+        interop.load(root, "4dgaussians")
+
+
+@pytest.mark.parametrize("format", ["4dgaussians", "e-d3dgs", "spacetime"])
+def test_missing_extra_and_misshapen_tensors(tmp_path: Path, format: str) -> None:
+    root = run_of(format, tmp_path)
+    name = "point_cloud.pt" if format == "spacetime" else "deformation.pth"
+    path = iteration_of(root) / name
+    state = torch.load(path, weights_only=True)
+    for key in state:
+        if key.endswith("poc") or "timenet" in key:
+            continue
+        torch.save(OrderedDict((k, v) for k, v in state.items() if k != key), path)
+        with pytest.raises(FormatError, match=name):
+            interop.load(root)
+        torch.save(state | {key: state[key][..., :-1]}, path)
+        with pytest.raises(FormatError, match=name):
+            interop.load(root)
+    torch.save(state | {"surprise": torch.zeros(2)}, path)
+    with pytest.raises(FormatError, match="'surprise' is not known"):
+        interop.load(root)
+
+
+@pytest.mark.parametrize("format", ["4dgaussians", "e-d3dgs", "spacetime", "ex4dgs"])
+def test_dropped_and_extra_properties(tmp_path: Path, format: str) -> None:
+    root = run_of(format, tmp_path)
+    for path in iteration_of(root).glob("*.ply"):
+        columns = read_vertices(path)
+        for name in list(columns)[::7]:
+            write_vertices(path, {k: v for k, v in columns.items() if k != name})
+            with pytest.raises(FormatError, match=path.name):
+                interop.load(root, format)
+        write_vertices(path, columns | {"surprise": np.zeros(len(columns[name]))})
+        with pytest.raises(FormatError, match="'surprise' is not known"):
+            interop.load(root, format)
+        write_vertices(path, columns)
+
+
+def test_checkpoint_tuples_of_other_lengths_and_types(tmp_path: Path) -> None:
+    path = run_of("4dgs", tmp_path) / "chkpnt30000.pth"
+    state, iteration = torch.load(path, weights_only=True)
+    for damaged, message in (
+        (state[:12], "static model"),
+        (state[:14], "got 14"),
+        ((*state[:16], 1, *state[17:]), "rot_4d"),
+        ((4.0, *state[1:]), "entries 0, 16 and 18"),
+        ((*state[:4], None, *state[5:]), "entry 4"),
+        ((*state[:13], state[13][:-1], *state[14:]), "entry 13"),
+        ((*state[:1], state[1] * torch.nan, *state[2:]), "not finite"),
+    ):
+        torch.save((damaged, iteration), path)
+        with pytest.raises(FormatError, match=message):
+            interop.load(path, "auto" if len(damaged) == 14 else "4dgs")
+    torch.save({"xyz": state[1]}, path)
+    with pytest.raises(FormatError, match=r"chkpnt30000\.pth"):
+        interop.load(path)
+
+
+def test_too_few_keyframes(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="key-frames are too few"):
+        interop.load(run_of("ex4dgs", tmp_path), n_frames=300)
+
+
+def test_4dgs_spans_are_taken_from_options_config_or_the_times(tmp_path: Path) -> None:
+    root = run_of("4dgs", tmp_path, n=20)
+    assert interop.load(root, time_duration=(0, 2)).prior.time_span == 2.0
+    (root / "cfg_args").unlink()
+    path = root / "chkpnt30000.pth"
+    state, iteration = torch.load(path, weights_only=True)
+    for times, span in ((torch.linspace(0, 1, 20), 1.0), (torch.linspace(0, 10, 20), 10.0)):
+        torch.save(((*state[:13], times[:, None], *state[14:]), iteration), path)
+        assert interop.load(root).prior.time_span == span
+
+
+def test_one_expert_of_a_mixture_and_its_files() -> None:
+    checkpoint, expected = case("moegs-official/n3v_E3_n64")
+    mixture = interop.load(checkpoint)
+    assert isinstance(mixture, interop.ImportedMixture)
+    assert interop.load(checkpoint / "cfg_args").names == mixture.names
+    alone = interop.load(checkpoint / "E-D3DGS" / "point_cloud")
+    assert_same_tensors(alone.params, mixture.experts[1].params)
+    assert alone.prior == mixture.experts[1].prior
+    assert torch.equal(mixture.weights[1][:, :2], expected["loaded/E-D3DGS/w_b"])
+    with pytest.raises(ConfigError, match="'bogus' is not known for MoE-GS"):
+        interop.load_mixture(checkpoint, bogus=1)
+
+
+@pytest.mark.parametrize("lost", ["4DGaussians", "Ex4DGS/point_cloud/iteration_5000/point_cloud.pt"])
+def test_mixtures_with_parts_missing(tmp_path: Path, lost: str) -> None:
+    checkpoint, _ = case("moegs-official/n3v_E3_n64")
+    copy = shutil.copytree(checkpoint, tmp_path / "mixture")
+    target = copy / lost
+    if target.is_dir():  # a mixture of the two others is left, as in the authors' smaller scripts
+        shutil.rmtree(target)
+        assert interop.load(copy).names == ("Ex4DGS", "E-D3DGS")
+    else:
+        target.unlink()
+        with pytest.raises(FormatError, match=r"point_cloud\.pt"):
+            interop.load(copy)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_loads_or_gives_our_error(run: tuple[str, Path], data: st.DataObject) -> None:
+    format, root = run
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    path = data.draw(st.sampled_from(files))
+    before = path.read_bytes()
+    # headers, pickles and directories lie at the ends
+    reach = st.one_of(st.integers(0, min(3000, len(before) - 1)), st.integers(-min(3000, len(before)), -1))
+    edits = data.draw(st.lists(st.tuples(reach, st.integers(0, 255)), min_size=1, max_size=4))
+    damaged = bytearray(before)
+    for place, value in edits:
+        damaged[place] = value
+    if data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(before) - 1))]
+    try:
+        path.write_bytes(bytes(damaged))
+        interop.load(root, data.draw(st.sampled_from(["auto", format]))).at(0.5)
+    except MoegsError as error:
+        assert str(root) in str(error)
+    finally:
+        path.write_bytes(before)
