@@ -98,7 +98,7 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
 
     Raises:
         CaptureError: the file does not exist.
-        CaptureFormatError: it is not a video, or a packet of it is damaged.
+        CaptureFormatError: it is not a video, or a packet or frame of it is damaged.
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
@@ -106,7 +106,11 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise CaptureFormatError(path, "packets", "a packet is damaged or cut short; copy the file again.")
-            yield from packet.decode()
+            for frame in packet.decode():
+                if frame.is_corrupt:  # the decoder has painted over what it could not read
+                    message = f"the one at {frame.time} s is damaged; copy the file again."
+                    raise CaptureFormatError(path, "frames", message)
+                yield frame
 
 
 def timestamps(path: Path) -> list[float]:

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from moegs.data import _progress
+
+
+@pytest.mark.parametrize(
+    ("patience", "enabled", "shows"), [(0.0, True, True), (60.0, True, False), (0.0, False, False)]
+)
+def test_the_bar_appears_only_when_it_is_wanted_and_late(capsys, monkeypatch, patience, enabled, shows):
+    monkeypatch.setattr(_progress, "PATIENCE", patience)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as the bar can tell
+    with _progress.progress_bar("Decoding video", 2, enabled) as advance:
+        advance()
+        advance()
+    captured = capsys.readouterr()
+    assert captured.out == "" and ("Decoding video" in captured.err) == shows
