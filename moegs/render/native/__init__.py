@@ -60,3 +60,11 @@ def threads() -> int:
     if not value.isdigit() or int(value) < 1:
         raise ConfigError(f"MOEGS_NUM_THREADS: expected a positive integer, got '{value}'.")
     return int(value)
+
+
+def __getattr__(name: str):  # noqa: ANN202 - functions that need torch are imported on first use
+    if name in ("rasterize_native", "project_native"):
+        from moegs.render.native import rasterize
+
+        return getattr(rasterize, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@
 namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a graph that is alive when the interpreter exits is no leak of ours
   m.doc() = "CPU kernels of moegs. Use moegs.render; nothing here is a public interface.";
   m.def("isa", [] { return std::string(moegs::isa_name(moegs::active_isa())); },
         "Instruction set the kernels run on: avx512, avx2 or portable.");

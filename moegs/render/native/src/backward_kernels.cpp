@@ -1,0 +1,264 @@
+// Gradients of one tile. Like forward, front to back: with R the light that is still to come (known from the image), no
+// state of forward but the image itself is needed, and every decision falls the same way.
+#include "tile.h"
+#include "tile_kernels.h"
+
+namespace moegs::MOEGS_ISA {
+namespace {
+
+// What is summed over a block's pixels for one Gaussian: moments of s = dL/d(ln alpha) about the tile's centre, then the
+// sums of |s d sigma/d mean| if asked for, then one sum a value.
+template <int Values, bool Geometry, bool Absolute>
+struct Sums {
+  static constexpr int moments = Geometry ? 6 : 0, magnitudes = Absolute ? 2 : 0;
+  static constexpr int count = moments + magnitudes + Values, rows = (count + 15) / 16;
+};
+
+template <int Values>
+struct State {  // of a block: transmittance, R, and the image gradients
+  alignas(64) float open[16], rest[16], grad[Values][16];
+};
+
+// Sixteen entries of a block wait here to be summed together: rows of 16 pixels.
+struct Queue {
+  alignas(64) float s[16][16], weight[16][16], ax[16][16], ay[16][16];
+  uint16_t entry[16];
+  int size;
+};
+
+MOEGS_INLINE f16 total(const f16* v) {
+  f16 pairs[8];
+  for (int i = 0; i < 8; ++i) pairs[i] = v[2 * i] + v[2 * i + 1];
+  return ((pairs[0] + pairs[1]) + (pairs[2] + pairs[3])) + ((pairs[4] + pairs[5]) + (pairs[6] + pairs[7]));
+}
+
+// Moments 1, x, y, xx, xy, yy of 16 entries (lanes) over 16 pixels (vectors); x and y count from the tile's centre.
+MOEGS_INLINE void moments(const f16* s, float x0, float y0, f16* out) {
+  f16 row[4], row_x[4], column[4];
+  for (int i = 0; i < 4; ++i) {
+    const f16* r = s + 4 * i;
+    row[i] = (r[0] + r[1]) + (r[2] + r[3]);
+    row_x[i] = spread(x0) * r[0];
+    for (int j = 1; j < 4; ++j) row_x[i] = fma(spread(x0 + j), r[j], row_x[i]);
+    column[i] = (s[i] + s[4 + i]) + (s[8 + i] + s[12 + i]);
+  }
+  out[0] = (row[0] + row[1]) + (row[2] + row[3]);
+  out[1] = (row_x[0] + row_x[1]) + (row_x[2] + row_x[3]);
+  out[2] = spread(y0) * row[0];
+  out[3] = spread(x0 * x0) * column[0];
+  out[4] = spread(y0) * row_x[0];
+  out[5] = spread(y0 * y0) * row[0];
+  for (int j = 1; j < 4; ++j) {
+    const float x = x0 + j, y = y0 + j;
+    out[2] = fma(spread(y), row[j], out[2]);
+    out[3] = fma(spread(x * x), column[j], out[3]);
+    out[4] = fma(spread(y), row_x[j], out[4]);
+    out[5] = fma(spread(y * y), row[j], out[5]);
+  }
+}
+
+// Sums the queue's rows and adds them to the entries' totals (Sums::rows vectors each).
+template <int Values, bool Geometry, bool Absolute>
+MOEGS_INLINE void flush(Queue& queue, int block, const State<Values>& state, float* totals) {
+  using Sum = Sums<Values, Geometry, Absolute>;
+  f16 turned[16], sum[16 * Sum::rows];
+  if constexpr (Geometry) {
+    transpose(queue.s[0], turned);
+    moments(turned, float(4 * (block & 3)) - 7.5f, float(4 * (block >> 2)) - 7.5f, sum);
+  }
+  if constexpr (Absolute) {
+    transpose(queue.ax[0], turned);
+    sum[Sum::moments] = total(turned);
+    transpose(queue.ay[0], turned);
+    sum[Sum::moments + 1] = total(turned);
+  }
+  transpose(queue.weight[0], turned);
+  for (int c = 0; c < Values; ++c) {
+    const float* grad = state.grad[c];
+    f16 even = turned[0] * spread(grad[0]), odd = turned[1] * spread(grad[1]);
+    for (int p = 2; p < 16; p += 2) {
+      even = fma(turned[p], spread(grad[p]), even);
+      odd = fma(turned[p + 1], spread(grad[p + 1]), odd);
+    }
+    sum[Sum::moments + Sum::magnitudes + c] = even + odd;
+  }
+  for (int i = Sum::count; i < 16 * Sum::rows; ++i) sum[i] = spread(0.0f);
+  alignas(64) float square[16][16];
+  for (int r = 0; r < Sum::rows; ++r) {
+    for (int i = 0; i < 16; ++i) store(square[i], sum[16 * r + i]);
+    transpose(square[0], turned);
+    for (int i = 0; i < 16; ++i) store(square[i], turned[i]);
+    for (int k = 0; k < queue.size; ++k) {
+      float* at = totals + 16 * (Sum::rows * queue.entry[k] + r);
+      store(at, load(at) + load(square[k]));
+    }
+  }
+  queue.size = 0;
+}
+
+template <int Values, bool Geometry, bool Absolute>
+MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, State<Values>& state, Queue& queue,
+                       float* totals) {
+  const uint16_t* list = batch.list[block];
+  const int length = batch.length[block];
+  const f16 least = spread(kTransmittanceMin), cap = spread(kAlphaMax);
+  f16 open = load(state.open), rest = load(state.rest), grad[Values];
+  for (int c = 0; c < Values; ++c) grad[c] = load(state.grad[c]);
+  bool going = true;
+  for (int i = 0; i < length && going;) {
+    const int stop = i + kCheck < length ? i + kCheck : length;
+    for (; i < stop; ++i) {
+      const float* shape = batch.shape[list[i]];
+      const float* value = batch.value[list[i]];
+      const Opacity o = opacity_at(shape, px, py);
+      const f16 alpha = min(o.alpha, cap);
+      const f16 weight = open * alpha, before = open;
+      open = fnma(open, alpha, open);
+      const m16 lit = open > least;
+      const f16 shown = keep(lit, weight);
+      store(queue.weight[queue.size], shown);
+      if constexpr (Geometry) {
+        f16 along = spread(value[0]) * grad[0];
+        for (int c = 1; c < Values; ++c) along = fma(spread(value[c]), grad[c], along);
+        rest = fnma(shown, along, rest);
+        const f16 behind = rest * reciprocal(spread(1.0f) - alpha);
+        // alpha dL/d(alpha): along weighted by what it shows, less what it hides
+        const f16 s = keep(lit & (o.alpha <= cap), fnma(alpha, behind, before * alpha * along));
+        store(queue.s[queue.size], s);
+        if constexpr (Absolute) {
+          const f16 sx = fma(spread(2.0f * shape[2]), o.dx, spread(shape[3]) * o.dy);
+          const f16 sy = fma(spread(2.0f * shape[4]), o.dy, spread(shape[3]) * o.dx);
+          store(queue.ax[queue.size], abs(s * sx));
+          store(queue.ay[queue.size], abs(s * sy));
+        }
+      }
+      queue.entry[queue.size] = list[i];
+      if (++queue.size == 16) flush<Values, Geometry, Absolute>(queue, block, state, totals);
+    }
+    const m16 lit = open > least;
+    open = keep(lit, open);
+    going = any(lit);
+  }
+  if (queue.size > 0) flush<Values, Geometry, Absolute>(queue, block, state, totals);
+  store(state.open, open);
+  store(state.rest, rest);
+  return going;
+}
+
+template <int Values>
+void read_block(const TileJob& job, const Tile& t, int block, int first, State<Values>& state) {
+  const int x = block_x(t, block), y = block_y(t, block);
+  const int w = job.width - x < 4 ? job.width - x : 4, h = job.height - y < 4 ? job.height - y : 4;
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  __builtin_memset(&state, 0, sizeof(state));
+  store(state.open, inside(job, x, y));
+  for (int j = 0; j < h; ++j)
+    for (int i = 0; i < w; ++i) {
+      const int lane = 4 * j + i;
+      const size_t pixel = (size_t(t.group) * job.height + y + j) * job.width + x + i;
+      float rest = 0.0f;
+      for (int c = 0; c < n; ++c) {
+        const Channel& channel = job.channels[first + c];
+        const float grad = channel.grad[pixel * channel.image_stride];
+        state.grad[c][lane] = grad;
+        rest += grad * channel.image[pixel * channel.image_stride];
+      }
+      if (first == 0 && job.grad_alpha != nullptr) rest -= job.grad_alpha[pixel] * (1.0f - job.alpha[pixel]);
+      state.rest[lane] = rest;
+    }
+}
+
+// From moments about the tile's centre to gradients of the image position, the conic and ln(opacity).
+MOEGS_INLINE void finish_geometry(const float* shape, const Tile& t, const float* m, float* out, bool add) {
+  constexpr float kLn2 = 0.6931471805599453f;
+  const float dx = shape[0] - float(t.x + kTile / 2), dy = shape[1] - float(t.y + kTile / 2);
+  const float sx = dx * m[0] - m[1], sy = dy * m[0] - m[2];
+  const float sxx = dx * (sx - m[1]) + m[3], syy = dy * (sy - m[2]) + m[5];
+  const float sxy = dx * sy - dy * m[1] + m[4];
+  const float a = 2.0f * kLn2 * shape[2], b = kLn2 * shape[3], c = 2.0f * kLn2 * shape[4];
+  const float g[6] = {-(a * sx + b * sy), -(b * sx + c * sy), -0.5f * sxx, -sxy, -0.5f * syy, m[0]};
+  for (int i = 0; i < 6; ++i) out[i] = add ? out[i] + g[i] : g[i];
+}
+
+template <int Values, bool Geometry, bool Absolute>
+void finish_batch(const TileJob& job, const Tile& t, int first, const Batch<Values>& batch, const float* totals) {
+  using Sum = Sums<Values, Geometry, Absolute>;
+  constexpr float kLn2 = 0.6931471805599453f;
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  for (int j = 0; j < batch.size; ++j) {
+    const float* sum = totals + 16 * Sum::rows * j;
+    float* out = job.slots + batch.slot[j] * job.slot_stride;
+    job.touched[batch.slot[j]] = 1;
+    if constexpr (Geometry) finish_geometry(batch.shape[j], t, sum, out, first > 0);
+    for (int i = 0; i < Sum::magnitudes; ++i)
+      out[Sum::moments + i] = kLn2 * sum[Sum::moments + i] + (first > 0 ? out[Sum::moments + i] : 0.0f);
+    float* values = out + Sum::moments + Sum::magnitudes + first;
+    for (int c = 0; c < n; ++c) values[c] = sum[Sum::moments + Sum::magnitudes + c];
+  }
+}
+
+template <int Values, bool Geometry, bool Absolute>
+void differentiate(const TileJob& job, size_t list, int first) {
+  const Tile t = tile_of(job, list);
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  State<Values> state[16];
+  uint32_t alive = 0;
+  for (int b = 0; b < 16; ++b) {
+    read_block(job, t, b, first, state[b]);
+    alive |= uint32_t(any(load(state[b].open) > spread(0.0f))) << b;
+  }
+  Batch<Values> batch;
+  Queue queue;
+  __builtin_memset(&queue, 0, sizeof(queue));
+  alignas(64) float totals[kBatch * 16 * Sums<Values, Geometry, Absolute>::rows];
+  uint64_t at = t.begin;
+  const uint64_t end = t.begin + job.used[list];
+  while (at < end) {
+    const uint64_t stop = end - at < kBatch ? end : at + kBatch;
+    batch.size = 0;
+    __builtin_memset(batch.length, 0, sizeof(batch.length));
+    for (; at < stop; ++at) {
+      if (at + 8 < end) __builtin_prefetch(&job.records[job.entries[at + 8].gaussian]);
+      const uint32_t blocks = job.masks[at] & alive;
+      if (blocks != 0) take_entry(job, job.channels + first, n, job.entries[at], blocks, batch);
+    }
+    __builtin_memset(totals, 0, size_t(batch.size) * sizeof(totals) / kBatch);
+    for (uint32_t left = alive; left != 0; left &= left - 1) {
+      const int b = __builtin_ctz(left);
+      const f16 px = ramp_x() + spread(float(block_x(t, b))), py = ramp_y() + spread(float(block_y(t, b)));
+      if (!walk<Values, Geometry, Absolute>(batch, b, px, py, state[b], queue, totals)) alive &= ~(1u << b);
+    }
+    finish_batch<Values, Geometry, Absolute>(job, t, first, batch, totals);
+  }
+}
+
+template <int Values>
+void differentiate_any(const TileJob& job, size_t list, int first) {
+  if (!job.geometry)
+    differentiate<Values, false, false>(job, list, first);
+  else if (!job.absolute)
+    differentiate<Values, true, false>(job, list, first);
+  else
+    differentiate<Values, true, true>(job, list, first);
+}
+
+}  // namespace
+
+void backward_tile(const TileJob& job, size_t list) {
+  if (job.starts[list] == job.starts[list + 1]) return;
+  for (int first = 0; first == 0 || first < job.n_channels; first += kMaxPass) {
+    const int n = job.n_channels - first;
+    if (n <= 3)
+      differentiate_any<3>(job, list, first);
+    else if (n <= 4)
+      differentiate_any<4>(job, list, first);
+    else if (n <= 8)
+      differentiate_any<8>(job, list, first);
+    else if (n <= 12)
+      differentiate_any<12>(job, list, first);
+    else
+      differentiate_any<16>(job, list, first);
+  }
+}
+
+}  // namespace moegs::MOEGS_ISA

@@ -1,0 +1,122 @@
+#include "tile.h"
+#include "tile_kernels.h"
+
+namespace moegs::MOEGS_ISA {
+namespace {
+
+template <int Values>
+struct State {  // of a block: transmittance, the same frozen where a pixel stopped, and sums of values
+  alignas(64) float open[16], final[16], sum[Values][16];
+};
+
+// One block through its list. A pixel stops before the Gaussian that would leave it too little light: from then on
+// `open` is at most the threshold and `final` keeps its value. Returns whether any pixel goes on.
+template <int Values>
+MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, State<Values>& state) {
+  const uint16_t* list = batch.list[block];
+  const int length = batch.length[block];
+  const f16 least = spread(kTransmittanceMin);
+  f16 open = load(state.open), final = load(state.final), sum[Values];
+  for (int c = 0; c < Values; ++c) sum[c] = load(state.sum[c]);
+  bool going = true;
+  for (int i = 0; i < length && going;) {
+    const int stop = i + kCheck < length ? i + kCheck : length;
+    for (; i < stop; ++i) {
+      const float* value = batch.value[list[i]];
+      const Opacity o = opacity_at(batch.shape[list[i]], px, py);
+      const f16 alpha = min(o.alpha, spread(kAlphaMax));
+      const f16 weight = open * alpha;
+      open = fnma(open, alpha, open);
+      const m16 lit = open > least;
+      const f16 shown = keep(lit, weight);
+      final = select(lit, open, final);
+      for (int c = 0; c < Values; ++c) sum[c] = fma(shown, spread(value[c]), sum[c]);
+    }
+    const m16 lit = open > least;
+    open = keep(lit, open);
+    going = any(lit);
+  }
+  store(state.open, open);
+  store(state.final, final);
+  for (int c = 0; c < Values; ++c) store(state.sum[c], sum[c]);
+  return going;
+}
+
+template <int Values>
+void write_block(const TileJob& job, const Tile& t, int block, int first, const State<Values>& state) {
+  const int x = block_x(t, block), y = block_y(t, block);
+  const int w = job.width - x < 4 ? job.width - x : 4, h = job.height - y < 4 ? job.height - y : 4;
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  const float* background = job.background + 3 * t.group;
+  for (int j = 0; j < h; ++j)
+    for (int i = 0; i < w; ++i) {
+      const int lane = 4 * j + i;
+      const size_t pixel = (size_t(t.group) * job.height + y + j) * job.width + x + i;
+      for (int c = 0; c < n; ++c) {
+        const Channel& channel = job.channels[first + c];
+        const float behind = first + c < 3 ? background[first + c] * state.final[lane] : 0.0f;
+        channel.image[pixel * channel.image_stride] = state.sum[c][lane] + behind;
+      }
+      if (first == 0) job.alpha[pixel] = 1.0f - state.final[lane];
+    }
+}
+
+// Channels [first, first + Values) of one tile. The first walk also finds the block masks; later ones read them.
+template <int Values>
+void composite(const TileJob& job, size_t list, int first) {
+  const Tile t = tile_of(job, list);
+  const BlockEdges edges = block_edges(t);
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  State<Values> state[16];
+  __builtin_memset(state, 0, sizeof(state));
+  uint32_t alive = 0;
+  for (int b = 0; b < 16; ++b) {
+    const f16 in = inside(job, block_x(t, b), block_y(t, b));
+    store(state[b].open, in);
+    store(state[b].final, spread(1.0f));
+    alive |= uint32_t(any(in > spread(0.0f))) << b;
+  }
+  const uint32_t all = alive;
+  Batch<Values> batch;
+  uint64_t at = t.begin;
+  while (at < t.end && alive != 0) {
+    const uint64_t stop = t.end - at < kBatch ? t.end : at + kBatch;
+    batch.size = 0;
+    __builtin_memset(batch.length, 0, sizeof(batch.length));
+    for (; at < stop; ++at) {
+      const Entry entry = job.entries[at];
+      if (at + 8 < t.end) __builtin_prefetch(&job.records[job.entries[at + 8].gaussian]);
+      if (first == 0) job.masks[at] = uint16_t(touched_blocks(job.records[entry.gaussian], edges));
+      const uint32_t blocks = job.masks[at] & alive;
+      if (blocks != 0) take_entry(job, job.channels + first, n, entry, blocks, batch);
+    }
+    for (uint32_t left = alive; left != 0; left &= left - 1) {
+      const int b = __builtin_ctz(left);
+      const f16 px = ramp_x() + spread(float(block_x(t, b))), py = ramp_y() + spread(float(block_y(t, b)));
+      if (!walk(batch, b, px, py, state[b])) alive &= ~(1u << b);
+    }
+  }
+  job.used[list] = uint32_t(at - t.begin);
+  for (uint32_t left = all; left != 0; left &= left - 1) {
+    const int b = __builtin_ctz(left);
+    write_block(job, t, b, first, state[b]);
+  }
+}
+
+}  // namespace
+
+void forward_tile(const TileJob& job, size_t list) {
+  for (int first = 0; first < job.n_channels; first += kMaxPass) {
+    const int n = job.n_channels - first;
+    if (n <= 4)
+      composite<4>(job, list, first);
+    else if (n <= 8)
+      composite<8>(job, list, first);
+    else if (n <= 12)
+      composite<12>(job, list, first);
+    else
+      composite<16>(job, list, first);
+  }
+}
+
+}  // namespace moegs::MOEGS_ISA

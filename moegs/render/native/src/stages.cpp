@@ -1,0 +1,279 @@
+#include "stages.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "pool.h"
+#include "project_kernels.h"
+#include "tile_kernels.h"
+
+namespace moegs {
+namespace {
+
+BufferPool& traces() {
+  static BufferPool* pool = new BufferPool;  // outlives everything that may still hold a lease at exit
+  return *pool;
+}
+
+BufferPool& scratch() {
+  static BufferPool* pool = new BufferPool;
+  return *pool;
+}
+
+size_t chunks_of(int64_t n) { return size_t((n + kChunk - 1) / kChunk); }
+
+int64_t chunk_end(const Scene& scene, size_t chunk) { return std::min<int64_t>(scene.n, int64_t(chunk + 1) * kChunk); }
+
+// Least significant digit first; equal depths keep the order of their indices. Returns whichever array holds the result.
+uint64_t* sort_by_depth(uint64_t* keys, uint64_t* other, size_t count) {
+  constexpr int kBits = 11, kDigits = 3;
+  std::vector<uint32_t> histogram(size_t(kDigits) << kBits, 0);
+  for (size_t i = 0; i < count; ++i)
+    for (int d = 0; d < kDigits; ++d) ++histogram[(size_t(d) << kBits) + (keys[i] >> (32 + kBits * d) & ((1u << kBits) - 1))];
+  for (int d = 0; d < kDigits; ++d) {
+    uint32_t* bin = histogram.data() + (size_t(d) << kBits);
+    if (count == 0 || bin[keys[0] >> (32 + kBits * d) & ((1u << kBits) - 1)] == count) continue;  // all alike
+    uint32_t sum = 0;
+    for (size_t b = 0; b < (size_t(1) << kBits); ++b) sum += std::exchange(bin[b], sum);
+    for (size_t i = 0; i < count; ++i) other[bin[keys[i] >> (32 + kBits * d) & ((1u << kBits) - 1)]++] = keys[i];
+    std::swap(keys, other);
+  }
+  return keys;
+}
+
+// Calls visit(list) for every tile of a record's box, in slot order.
+template <class Visit>
+inline void each_tile(const Record& r, const Scene& s, Visit&& visit) {
+  const size_t base = size_t(r.group) * s.tiles_x * s.tiles_y;
+  for (size_t y = r.y0; y < r.y1; ++y)
+    for (size_t x = r.x0; x < r.x1; ++x) visit(base + y * s.tiles_x + x);
+}
+
+// Counting sort of the depth-ordered Gaussians into tile lists. Each piece takes a run of them: first it counts, then,
+// knowing what the pieces before it put into every list, it fills. The lists do not depend on the number of pieces.
+void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int threads) {
+  const size_t lists = t.n_lists;
+  const size_t most = std::max<size_t>(1, (size_t(1) << 22) / lists);
+  const size_t pieces = threads > 1 ? std::min<size_t>({size_t(threads) * 2, most, t.n_drawn / 4096 + 1}) : 1;
+  uint32_t* counts = tmp->d.get<uint32_t>(pieces * lists);
+  auto run = [&](size_t piece, auto&& visit) {
+    const size_t first = t.n_drawn * piece / pieces, last = t.n_drawn * (piece + 1) / pieces;
+    for (size_t i = first; i < last; ++i) {
+      if (i + 16 < last) __builtin_prefetch(&t.records[uint32_t(order[i + 16])]);
+      visit(uint32_t(order[i]));
+    }
+  };
+  parallel(pieces, threads, [&](size_t piece) {
+    uint32_t* count = counts + piece * lists;
+    std::memset(count, 0, lists * sizeof(uint32_t));
+    run(piece, [&](uint32_t i) { each_tile(t.records[i], s, [&](size_t list) { ++count[list]; }); });
+  });
+  uint64_t sum = 0;
+  for (size_t list = 0; list < lists; ++list) {
+    t.starts[list] = sum;
+    for (size_t piece = 0; piece < pieces; ++piece) {
+      uint32_t& count = counts[piece * lists + list];
+      sum += std::exchange(count, uint32_t(sum));
+    }
+  }
+  t.starts[lists] = sum;
+  parallel(pieces, threads, [&](size_t piece) {
+    uint32_t* at = counts + piece * lists;
+    run(piece, [&](uint32_t i) {
+      const Record& r = t.records[i];
+      uint32_t slot = uint32_t(t.chunk_slot[i / kChunk]) + r.slot;
+      each_tile(r, s, [&](size_t list) { t.entries[at[list]++] = {i, slot++}; });
+    });
+  });
+}
+
+// Projects all chunks. Returns the drawn Gaussians' keys, one after the other.
+uint64_t* project_all(const Scene& s, Trace& t, float* radii, Lease& tmp, int threads) {
+  const size_t chunks = chunks_of(s.n);
+  t.records = t.lease->a.get<Record>(size_t(s.n));
+  t.chunk_slot = t.lease->b.get<uint64_t>(chunks + 1);
+  uint64_t* keys = tmp->a.get<uint64_t>(size_t(s.n));
+  ChunkResult* results = tmp->b.get<ChunkResult>(chunks);
+  const auto kernel = MOEGS_PICK(project_chunk);
+  parallel(chunks, threads, [&](size_t c) {
+    results[c] = kernel(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, radii, keys);
+  });
+  for (size_t c = 0; c < chunks; ++c) {
+    t.chunk_slot[c] = t.n_entries;
+    t.n_entries += results[c].tiles;
+    t.finite = t.finite && results[c].finite;
+    std::memmove(keys + t.n_drawn, keys + c * kChunk, results[c].drawn * sizeof(uint64_t));
+    t.n_drawn += results[c].drawn;
+  }
+  t.chunk_slot[chunks] = t.n_entries;
+  return keys;
+}
+
+void check_entries(const Scene& s, uint64_t entries) {
+  if (entries <= kMaxEntries) return;
+  throw TooManyEntries("the Gaussians cover " + std::to_string(entries) + " tiles of the " + std::to_string(s.width) + "x" +
+                       std::to_string(s.height) + " image, more than " + std::to_string(kMaxEntries) +
+                       " can be held; are their scales sound? Otherwise render a smaller image or fewer Gaussians at a time");
+}
+
+std::vector<Channel> channels_of(const Scene& s, const Trace& t, const Images& image, const ImageGrads* grads) {
+  constexpr size_t stride = sizeof(Record) / sizeof(float);
+  const size_t f = size_t(s.n_features);
+  const float* color = reinterpret_cast<const float*>(t.records) + offsetof(Record, color) / sizeof(float);
+  const float* depth = reinterpret_cast<const float*>(t.records) + offsetof(Record, depth) / sizeof(float);
+  std::vector<Channel> all;
+  if (grads == nullptr || grads->color != nullptr)
+    for (size_t c = 0; c < 3; ++c) all.push_back({color + c, stride, image.color + c, grads ? grads->color + c : nullptr, 3});
+  if (grads == nullptr || grads->depth != nullptr) all.push_back({depth, stride, image.depth, grads ? grads->depth : nullptr, 1});
+  if (grads == nullptr || grads->features != nullptr)
+    for (size_t c = 0; c < f; ++c)
+      all.push_back({s.features + c, f, image.features + c, grads ? grads->features + c : nullptr, f});
+  return all;
+}
+
+TileJob tile_job(const Scene& s, const Trace& t, const std::vector<Channel>& channels, float* alpha) {
+  TileJob job{};
+  job.records = t.records;
+  job.entries = t.entries;
+  job.starts = t.starts;
+  job.masks = t.masks;
+  job.used = t.used;
+  job.width = s.width, job.height = s.height;
+  job.tiles_x = s.tiles_x, job.tiles_y = s.tiles_y;
+  job.n_channels = int(channels.size());
+  job.channels = channels.data();
+  job.alpha = alpha;
+  return job;
+}
+
+// Gradient of the 4x4 view matrix from the chunks' sums: rotation, translation, and the camera centre -R^T t.
+void pose_gradient(const Scene& s, const double* sums, size_t chunks, float* viewmat) {
+  double g[kPoseTerms] = {};
+  for (size_t c = 0; c < chunks; ++c)
+    for (int i = 0; i < kPoseTerms; ++i) g[i] += sums[c * kPoseTerms + i];
+  std::fill(viewmat, viewmat + 16, 0.0f);
+  for (int i = 0; i < 3; ++i) {
+    double shift = g[9 + i];
+    for (int j = 0; j < 3; ++j) {
+      viewmat[4 * i + j] = float(g[3 * i + j] - double(s.translation[i]) * g[12 + j]);
+      shift -= double(s.rotation[3 * i + j]) * g[12 + j];
+    }
+    viewmat[4 * i + 3] = float(shift);
+  }
+}
+
+void background_gradient(const Scene& s, const float* alpha, const float* grad_color, float* out) {
+  const size_t pixels = size_t(s.width) * s.height;
+  for (int g = 0; g < s.n_groups; ++g) {
+    double sum[3] = {};
+    for (size_t p = g * pixels; p < (g + 1) * pixels && grad_color != nullptr; ++p)
+      for (int c = 0; c < 3; ++c) sum[c] += double(1.0f - alpha[p]) * grad_color[3 * p + c];
+    for (int c = 0; c < 3; ++c) out[3 * g + c] = float(sum[c]);
+  }
+}
+
+SlotLayout layout_of(const Scene& s, const Trace& t, const ImageGrads& given, bool geometry, bool absolute) {
+  SlotLayout layout{};
+  int column = geometry ? int(kSlotGeometry) + (absolute ? 2 : 0) : 0;
+  const auto place = [&column](bool there, int width) {
+    if (!there) return -1;
+    column += width;
+    return column - width;
+  };
+  layout.geometry = geometry, layout.absolute = geometry && absolute;
+  layout.color = place(given.color != nullptr, 3);
+  layout.depth = place(given.depth != nullptr, 1);
+  layout.features = place(given.features != nullptr, s.n_features);
+  layout.stride = size_t(column + 3) / 4 * 4;
+  layout.chunk_slot = t.chunk_slot;
+  return layout;
+}
+
+}  // namespace
+
+Trace::Trace() : lease(traces()) {}
+
+std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Images& images, float* radii, int threads) {
+  auto t = std::make_unique<Trace>();
+  Lease tmp(scratch());
+  uint64_t* keys = project_all(s, *t, radii, tmp, threads);
+  if (!t->finite) return t;
+  check_entries(s, t->n_entries);
+  t->n_lists = size_t(s.n_groups) * s.tiles_x * s.tiles_y;
+  t->starts = t->lease->c.get<uint64_t>(t->n_lists + 1);
+  t->used = t->lease->d.get<uint32_t>(t->n_lists);
+  t->entries = t->lease->e.get<Entry>(t->n_entries);
+  t->masks = t->lease->f.get<uint16_t>(t->n_entries);
+  const uint64_t* order = sort_by_depth(keys, tmp->c.get<uint64_t>(t->n_drawn), t->n_drawn);
+  fill_lists(s, *t, order, tmp, threads);
+  const std::vector<Channel> channels = channels_of(s, *t, images, nullptr);
+  TileJob job = tile_job(s, *t, channels, images.alpha);
+  job.background = background;
+  const auto kernel = MOEGS_PICK(forward_tile);
+  parallel(t->n_lists, threads, [&](size_t list) { kernel(job, list); });
+  return t;
+}
+
+void backward(const Scene& s, const Trace& t, const Images& images, const ImageGrads& given, const Grads& wanted,
+              bool absolute, float* viewmat, float* background, int threads) {
+  Lease tmp(scratch());
+  const size_t chunks = chunks_of(s.n);
+  Grads grads = wanted;
+  if (viewmat != nullptr) grads.pose = tmp->c.get<double>(chunks * kPoseTerms);
+  const bool geometry = grads.means || grads.quats || grads.scales || grads.covars || grads.opacities || grads.pose || grads.probe;
+  const std::vector<Channel> channels = channels_of(s, t, images, &given);
+  SlotLayout layout = layout_of(s, t, given, geometry, absolute && grads.probe);
+  TileJob job = tile_job(s, t, channels, images.alpha);
+  job.grad_alpha = given.alpha;
+  job.geometry = layout.geometry, job.absolute = layout.absolute;
+  job.slots = tmp->a.get<float>(t.n_entries * layout.stride);
+  job.touched = tmp->b.get<uint8_t>(t.n_entries);
+  job.slot_stride = layout.stride;
+  layout.slots = job.slots;
+  layout.touched = job.touched;
+  std::memset(job.touched, 0, t.n_entries);
+  const auto tile = MOEGS_PICK(backward_tile);
+  parallel(t.n_lists, threads, [&](size_t list) { tile(job, list); });
+  const auto chunk = MOEGS_PICK(unproject_chunk);
+  parallel(chunks, threads, [&](size_t c) {
+    chunk(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, t.radii, &layout, nullptr, grads);
+  });
+  if (viewmat != nullptr) pose_gradient(s, grads.pose, chunks, viewmat);
+  if (background != nullptr) background_gradient(s, images.alpha, given.color, background);
+}
+
+bool project(const Scene& s, const Projection& out, int threads) {
+  Trace t;
+  Lease tmp(scratch());
+  project_all(s, t, out.radii, tmp, threads);
+  constexpr float kScale = 1.3862943611198906f;  // 2 ln 2: the record's quadratic form is in powers of two
+  for (int64_t i = 0; i < s.n && t.finite; ++i) {
+    const bool drawn = out.radii[2 * i] > 0.0f;
+    const Record none{}, &r = drawn ? t.records[i] : none;
+    out.means2d[2 * i] = r.x, out.means2d[2 * i + 1] = r.y;
+    out.conics[3 * i] = kScale * r.a, out.conics[3 * i + 1] = 0.5f * kScale * r.b, out.conics[3 * i + 2] = kScale * r.c;
+    out.depths[i] = r.depth;
+    for (int c = 0; c < 3; ++c) out.colors[3 * i + c] = std::max(0.0f, r.color[c]);
+    out.opacities[i] = drawn ? std::exp2(r.level) : 0.0f;
+  }
+  return t.finite;
+}
+
+void unproject(const Scene& s, const ProjectedGrads& given, const Grads& wanted, float* viewmat, int threads) {
+  Trace t;
+  Lease tmp(scratch());
+  float* radii = t.lease->h.get<float>(size_t(s.n) * 2);
+  project_all(s, t, radii, tmp, threads);
+  const size_t chunks = chunks_of(s.n);
+  Grads grads = wanted;
+  if (viewmat != nullptr) grads.pose = tmp->c.get<double>(chunks * kPoseTerms);
+  const auto kernel = MOEGS_PICK(unproject_chunk);
+  parallel(chunks, threads, [&](size_t c) {
+    kernel(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, radii, nullptr, &given, grads);
+  });
+  if (viewmat != nullptr) pose_gradient(s, grads.pose, chunks, viewmat);
+}
+
+}  // namespace moegs

@@ -1,0 +1,114 @@
+// What forward and backward share about a tile: lists of its blocks, and the opacity of one Gaussian at 16 pixels.
+// Only for *_kernels.cpp files.
+#pragma once
+
+#include "raster_types.h"
+#include "simd.h"
+
+namespace moegs::MOEGS_ISA {
+
+constexpr int kBatch = 128;  // entries of a tile list looked at together, small enough for the first-level cache
+constexpr int kCheck = 4;    // entries between two looks at whether a block is finished
+
+struct Tile {
+  int group, x, y;    // x, y: first pixel
+  uint64_t begin, end;
+};
+
+MOEGS_INLINE Tile tile_of(const TileJob& job, size_t list) {
+  const size_t tiles = size_t(job.tiles_x) * job.tiles_y, tile = list % tiles;
+  return {int(list / tiles), int(tile % job.tiles_x) * kTile, int(tile / job.tiles_x) * kTile, job.starts[list],
+          job.starts[list + 1]};
+}
+
+// Pixel centres of a block relative to its first pixel.
+MOEGS_INLINE f16 ramp_x() {
+  alignas(64) static const float v[16] = {0.5f, 1.5f, 2.5f, 3.5f, 0.5f, 1.5f, 2.5f, 3.5f,
+                                          0.5f, 1.5f, 2.5f, 3.5f, 0.5f, 1.5f, 2.5f, 3.5f};
+  return load(v);
+}
+MOEGS_INLINE f16 ramp_y() {
+  alignas(64) static const float v[16] = {0.5f, 0.5f, 0.5f, 0.5f, 1.5f, 1.5f, 1.5f, 1.5f,
+                                          2.5f, 2.5f, 2.5f, 2.5f, 3.5f, 3.5f, 3.5f, 3.5f};
+  return load(v);
+}
+
+MOEGS_INLINE int block_x(const Tile& t, int block) { return t.x + 4 * (block & 3); }
+MOEGS_INLINE int block_y(const Tile& t, int block) { return t.y + 4 * (block >> 2); }
+
+// Which pixels of a block lie in the image, as ones and zeros.
+MOEGS_INLINE f16 inside(const TileJob& job, int x, int y) {
+  const f16 half = spread(0.5f);
+  const m16 in = (ramp_x() < spread(float(job.width - x)) ) & (ramp_y() < spread(float(job.height - y)));
+  return keep(in, half + half);
+}
+
+// Blocks with a pixel centre's rectangle that the ellipse alpha >= 1/255 reaches: the least value of a convex quadratic
+// over a rectangle lies on the line through the nearest x or on that through the nearest y.
+struct BlockEdges {
+  f16 low_x, high_x, low_y, high_y;
+};
+
+MOEGS_INLINE BlockEdges block_edges(const Tile& t) {
+  const f16 four = spread(4.0f), half = spread(0.5f);
+  const f16 x = fma(ramp_x() - half, four, spread(float(t.x) + 0.5f)), y = fma(ramp_y() - half, four, spread(float(t.y) + 0.5f));
+  return {x, x + spread(3.0f), y, y + spread(3.0f)};
+}
+
+MOEGS_INLINE uint32_t touched_blocks(const Record& r, const BlockEdges& e) {
+  const f16 x = spread(r.x), y = spread(r.y), zero = spread(0.0f);
+  const f16 lx = e.low_x - x, hx = e.high_x - x, ly = e.low_y - y, hy = e.high_y - y;
+  const f16 a = spread(r.a), b = spread(r.b), c = spread(r.c);
+  const f16 nx = clamp(zero, lx, hx), ny = clamp(zero, ly, hy);
+  const f16 y1 = clamp(spread(r.slope_y) * nx, ly, hy), x2 = clamp(spread(r.slope_x) * ny, lx, hx);
+  const f16 q1 = fma(fma(b, y1, a * nx), nx, c * y1 * y1);
+  const f16 q2 = fma(fma(b, ny, a * x2), x2, c * ny * ny);
+  const float reach = r.level - kLog2AlphaMin;
+  return bits(~(min(q1, q2) > spread(reach + 1e-4f * reach + 1e-3f)));
+}
+
+// The entries of one batch that touch a living block, and for each block which of them.
+template <int Values>
+struct Batch {
+  alignas(64) float shape[kBatch][8];  // x, y, a, b, c, level
+  alignas(64) float value[kBatch][Values];
+  uint32_t slot[kBatch];
+  uint16_t list[16][kBatch];
+  uint16_t length[16];
+  int size;
+};
+
+template <int Values>
+MOEGS_INLINE void take_entry(const TileJob& job, const Channel* channels, int n_channels, const Entry& entry,
+                             uint32_t blocks, Batch<Values>& batch) {
+  const int j = batch.size++;
+  const Record& r = job.records[entry.gaussian];
+  __builtin_memcpy(batch.shape[j], &r.x, 6 * sizeof(float));
+  batch.slot[j] = entry.slot;
+  for (int c = 0; c < n_channels; ++c) batch.value[j][c] = channels[c].values[entry.gaussian * channels[c].value_stride];
+  for (int c = n_channels; c < Values; ++c) batch.value[j][c] = 0.0f;
+  for (; blocks != 0; blocks &= blocks - 1) {
+    const int b = __builtin_ctz(blocks);
+    batch.list[b][batch.length[b]++] = uint16_t(j);
+  }
+}
+
+// sigma >= 0 and alpha >= 1/255 decide who takes part; both passes must decide alike, so both call this.
+struct Opacity {
+  f16 dx, dy, alpha;  // alpha is meaningful where `there`
+  m16 there;
+};
+
+MOEGS_INLINE Opacity opacity_at(const float* shape, f16 px, f16 py) {
+  Opacity o;
+  o.dx = spread(shape[0]) - px;
+  o.dy = spread(shape[1]) - py;
+  const f16 level = spread(shape[5]);
+  const f16 q = fma(fma(spread(shape[3]), o.dy, spread(shape[2]) * o.dx), o.dx, spread(shape[4]) * o.dy * o.dy);
+  const f16 power = level - q;
+  o.there = (power >= spread(kLog2AlphaMin)) & (q >= spread(0.0f));
+  o.alpha = keep(o.there, exp2(power));
+  return o;
+}
+
+}  // namespace moegs::MOEGS_ISA
