@@ -58,8 +58,8 @@ class Interpolation(Prior):
         respawn: ``"jitter"`` shifts the window of cloned or split splines, ``"jitter_reset"`` also resets its widths as
             the original does, ``"keep"`` leaves it.
         static_reg: weight of the mean log displacement.
-        motion_reg: weight of the mean distance from the first key frame to the two around t. Over a run this is the
-            original's mean over all key frames, at a fraction of the cost.
+        motion_reg: weight of the mean distance from the first key frame to the one nearest to t. Over a run this is
+            the original's mean over all key frames, at a fraction of the cost.
         reg_from: fraction of the run before which neither counts.
         lr_*: learning rates; those of means and key frames are multiplied by the extent of the camera rig.
     """
@@ -336,10 +336,12 @@ def _soft_window(config: Interpolation, times: Float[Tensor, "n"]) -> tuple[Tens
 
 
 def _unrest(keyframes: Float[Tensor, "n k 3"], t: float | Tensor, config: Interpolation) -> Float[Tensor, ""]:
-    start, _ = _splines.locate(config.tau(t), 1, keyframes.shape[1] - 2)
-    first = keyframes[:, 0]
-    before, after = _splines.window(keyframes, start, 2)
-    return (_lengths(first - before) + _lengths(first - after)).mean() / 2
+    nearest, _ = _splines.locate(config.tau(t) + 0.5, 1, keyframes.shape[1] - 1)
+    if isinstance(nearest, Tensor):
+        first, other = keyframes[:, 0], keyframes[:, nearest]
+    else:  # one strided view of both: its gradient is written out once
+        first, other = keyframes[:, : nearest + 1 : nearest].unbind(1)
+    return _lengths(first - other).mean()
 
 
 def _lengths(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:

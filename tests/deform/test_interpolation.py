@@ -302,8 +302,9 @@ def test_regularisers():
     torch.testing.assert_close(prior.regularise(params, 0.3), (lengths + 1e-3).log().mean())
     moving = Interpolation(n_frames=20, interval=5, static_reg=0.0, motion_reg=1.0)
     y = params["gaussian.spline.keyframes"]
-    expected = (y[:, :1] - y[:, 2:4]).norm(dim=-1).mean()  # t = 0.3 is frame 6, between key frames 2 and 3
+    expected = (y[:, 0] - y[:, 2]).norm(dim=-1).mean()  # t = 0.3 is frame 6, nearest to key frame 2
     torch.testing.assert_close(moving.regularise(params, 0.3), expected)
+    torch.testing.assert_close(moving.regularise(params, torch.tensor(0.3)), expected)
     late = Interpolation(reg_from=0.5)
     assert late.at_step(10, 100).motion_reg == 0 and late.at_step(100, 100) == late
 
