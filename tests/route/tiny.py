@@ -14,7 +14,7 @@ from moegs.route import Mixture, RouterConfig, VolumePixelRouter
 from tests.render.scenes import camera
 
 
-def expert(name: str = "polynomial", n: int = 7, seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> Expert:
+def expert(name: str = "polynomial", n: int = 7, seed: int = 0, dtype=torch.float64, **options) -> Expert:
     """Gaussians large enough to cover a few pixels, half of them rather opaque."""
     g = torch.Generator().manual_seed(seed)
     points = torch.rand(n, 3, generator=g) * torch.tensor([2.0, 1.5, 2.0]) + torch.tensor([-1.0, -0.75, 1.0])

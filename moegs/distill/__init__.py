@@ -1,0 +1,18 @@
+"""Teaching one expert what the whole mixture knows."""
+
+from moegs.distill.distill import DistillConfig, Student, distill, retrain, student_of
+from moegs.distill.loss import distillation_loss
+from moegs.distill.teacher import Teacher, cache_teacher, mixture_key, teacher_bytes
+
+__all__ = [
+    "DistillConfig",
+    "Student",
+    "Teacher",
+    "cache_teacher",
+    "distill",
+    "distillation_loss",
+    "mixture_key",
+    "retrain",
+    "student_of",
+    "teacher_bytes",
+]

@@ -1,0 +1,141 @@
+"""Stage 3: one expert learns from the mixture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from moegs import deform
+from moegs.data import Scene, View
+from moegs.deform.prior import Prior
+from moegs.distill.loss import distillation_loss
+from moegs.distill.teacher import Teacher, cache_teacher
+from moegs.errors import ConfigError
+from moegs.expert import Expert
+from moegs.gaussians.params import Params
+from moegs.route.mixture import Mixture
+from moegs.train.fit import FitConfig, fit_expert
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a student is taught.
+
+    Attributes:
+        weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
+        fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
+            options, its background and its number of Gaussians.
+    """
+
+    weight: float = 0.5
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True)
+class Student:
+    """Who is taught.
+
+    Attributes:
+        prior: its motion prior.
+        start: raw parameters to continue from, or None to start from the points.
+        expert: the expert of the mixture whose gates apply, or None.
+        fit: training settings that suit it.
+    """
+
+    prior: Prior
+    start: Params | None
+    expert: str | None
+    fit: FitConfig
+
+
+def student_of(mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, from_scratch: bool = False) -> Student:
+    """The student that a name means: an expert of the mixture, or else a motion prior.
+
+    A prior that one expert has means that expert. A prior that none has starts from scratch and is trusted one half
+    everywhere.
+
+    Raises:
+        ConfigError: the name is neither, or several experts have the prior.
+    """
+    same = [name for name, e in mixture.experts.items() if e.prior.name == into]
+    if into not in mixture.experts and len(same) > 1:
+        raise ConfigError(f"distill: experts {', '.join(same)} all are {into!r}; name the one to teach.")
+    name = into if into in mixture.experts else next(iter(same), None)
+    if name is None and into not in deform.names():
+        known = ", ".join([*mixture.experts, *deform.names()])
+        raise ConfigError(f"distill: expected an expert or a motion prior to teach ({known}), got {into!r}.")
+    if name is None:
+        return Student(deform.get(into).for_clip(n_frames), None, None, fit)
+    expert = mixture.experts[name]
+    own = replace(fit, options=expert.options, background=expert.background)
+    if from_scratch:
+        return Student(expert.prior, None, name, own)
+    return Student(expert.prior, expert.params, name, _unchanging(own))
+
+
+def _unchanging(fit: FitConfig) -> FitConfig:
+    """Without densification or removal, so that a student stays as large as it was."""
+    return replace(fit, densify_until=0.0, densify_every=fit.steps + 1)
+
+
+def distill(
+    mixture: Mixture,
+    scene: Scene,
+    into: str,
+    config: DistillConfig = DistillConfig(),
+    *,
+    cache: str | Path,
+    out: str | Path | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> Expert:
+    """Train one expert on photographs where the mixture trusts it and on the mixture's frames elsewhere (MoE-GS §3.4).
+
+    Args:
+        mixture: the teacher; it stays as it is.
+        scene: the clip that it was trained on.
+        into: name of one of its experts, which then continues, or of a motion prior.
+        config: loss and training.
+        cache: folder for the teacher's frames and gates, see :func:`cache_teacher`.
+        out: folder for checkpoint and metrics; nothing is written without it.
+        from_scratch: start from the scene's points although the student is an expert of the mixture.
+        resume: continue from the checkpoint in ``out``.
+        progress: show bars.
+    """
+    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
+    teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
+    taught = fit_expert(
+        scene, student.prior, student.fit, start=student.start, loss=_loss(teacher, config), out=out, resume=resume,
+        progress=progress,
+    )  # fmt: skip
+    return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
+
+
+def _loss(teacher: Teacher, config: DistillConfig):
+    def loss(image: Tensor, view: View) -> Tensor:
+        frame = teacher.frame(view.camera_index, view.frame).to(image)
+        gate = teacher.gate(view.camera_index, view.frame).to(image)
+        return distillation_loss(image, view.image, frame, gate, config.weight, config.fit.lambda_dssim)
+
+    return loss
+
+
+def retrain(
+    mixture: Mixture,
+    scene: Scene,
+    into: str,
+    config: DistillConfig = DistillConfig(),
+    *,
+    out: str | Path | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> Expert:
+    """The same student trained for as long on the photographs alone: what distillation has to beat."""
+    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
+    return fit_expert(
+        scene, student.prior, student.fit, start=student.start, out=out, resume=resume, progress=progress
+    )
