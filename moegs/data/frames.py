@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -67,8 +67,8 @@ class FrameSource(Protocol):
 class FrameStore:
     """The decoded frames of every camera, one uint8 memory map ``[frame, h, w, 3]`` a camera.
 
-    The operating system keeps the pages that are in use and drops the others, so memory stays bounded however long the
-    clip. Cheap to send to another process: only the paths travel.
+    A map lives as long as one read, so the process holds one frame at a time however long the clip; what is read often
+    stays in the operating system's page cache. Cheap to send to another process: only the paths travel.
 
     Attributes:
         paths: one ``.npy`` file a camera.
@@ -77,22 +77,16 @@ class FrameStore:
 
     paths: tuple[Path, ...]
     n_frames: int
-    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths, "n_frames": self.n_frames, "_maps": {}}
 
     def pixels(self, camera: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
-        """One frame as it lies on disk: 8-bit RGB, read-only."""
+        """One frame as it lies on disk, 8-bit RGB; the array is the caller's."""
         if not 0 <= frame < self.n_frames:
             raise IndexError(f"frame {frame}: expected 0 to {self.n_frames - 1}.")
-        if camera not in self._maps:
-            self._maps[camera] = np.load(self.paths[camera], mmap_mode="r", allow_pickle=False)
-        return self._maps[camera][frame]
+        return np.array(np.load(self.paths[camera], mmap_mode="r", allow_pickle=False)[frame])
 
     def image(self, camera: int, frame: int) -> Float[Tensor, "h w 3"]:
         """One frame as float32 in [0, 1]."""
-        return torch.from_numpy(np.array(self.pixels(camera, frame))).float().div_(255.0)
+        return torch.from_numpy(self.pixels(camera, frame)).float().div_(255.0)
 
 
 @dataclass(frozen=True)
