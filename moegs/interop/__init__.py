@@ -16,10 +16,20 @@ from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, moegs_stage2, spacetime
 from moegs.interop._files import config_in, find_run
+from moegs.interop._mixture import to_mixture
 from moegs.interop._sequence import export_ply_sequence
 from moegs.interop.moegs_stage2 import ImportedMixture
 
-__all__ = ["FORMATS", "ImportedMixture", "export", "export_ply_sequence", "load", "load_mixture", "options_of"]
+__all__ = [
+    "FORMATS",
+    "ImportedMixture",
+    "export",
+    "export_ply_sequence",
+    "load",
+    "load_mixture",
+    "options_of",
+    "to_mixture",
+]
 
 STAGE2 = "moegs"
 _MODULES: dict[str, ModuleType] = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moegs.deform.prior import Prior
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
 from moegs.gaussians._ply import expect_names, read_vertices
@@ -21,6 +22,7 @@ from moegs.interop._files import Run
 from moegs.io import atomic_write
 
 Columns = dict[str, np.ndarray]
+P = TypeVar("P", bound=Prior)
 
 ROUTER_NAMES = ("f_t_0", "w_b_0", "w_b_1")  # what stage 2 of MoE-GS appends to an expert's file
 STOCK_NEAR = 0.2  # the stock rasteriser drops Gaussians nearer than this
@@ -95,14 +97,15 @@ def save_torch(value: Any, path: Path) -> None:
         torch.save(value, file)
 
 
-def expect_prior(expert: Expert, name: str, layout: str) -> None:
-    """Check that an expert can be written in a layout.
+def expect_prior(expert: Expert, kind: type[P], layout: str) -> P:
+    """The prior of an expert that is to be written in a layout.
 
     Raises:
-        ConfigError: its prior is another one.
+        ConfigError: it is of another kind.
     """
-    if expert.prior.name != name:
-        raise ConfigError(f"the layout of {layout} holds experts with prior {name!r}, not {expert.prior.name!r}.")
+    if not isinstance(expert.prior, kind):
+        raise ConfigError(f"the layout of {layout} holds experts with prior {kind.name!r}, not {expert.prior.name!r}.")
+    return expert.prior
 
 
 def one_of(option: str, value: Any, choices: tuple[Any, ...]) -> Any:

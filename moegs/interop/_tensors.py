@@ -158,10 +158,10 @@ class _Opcodes(dict[int, Any]):
         raise FormatError(f"holds the pickle instruction {bytes([code])!r}, which torch.save does not write")
 
 
-class _Walker(pickle._Unpickler):  # type: ignore[misc, name-defined]  # the C one reserves memory for forged indices
+class _Walker(pickle._Unpickler):  # the C one reserves memory for forged indices
     """Unpickles into stand-ins, refusing every name and every instruction that is not on the list."""
 
-    dispatch = _Opcodes({code: pickle._Unpickler.dispatch[code] for code in b"".join(_WRITTEN)})  # type: ignore[attr-defined]
+    dispatch = _Opcodes({code: pickle._Unpickler.dispatch[code] for code in b"".join(_WRITTEN)})
 
     def __init__(self, data: bytes, records: dict[str, int]) -> None:
         super().__init__(io.BytesIO(data))

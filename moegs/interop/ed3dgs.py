@@ -154,14 +154,14 @@ def export(expert: Expert, folder: str | Path) -> Path:
         ConfigError: the expert has another prior.
     """
     folder = Path(folder)
-    common.expect_prior(expert, Embedding.name, PROJECT)
+    prior = common.expect_prior(expert, Embedding, PROJECT)
     params = networks.in_original_shape(expert.params, tuple(f"mlp.{stage}." for stage in STAGES), PROJECT)
     place = common.iteration_folder(expert, folder)
     fields = {k.removeprefix("gaussian."): v for k, v in params.items() if k.startswith("gaussian.")}
     codes = columns_of(fields["embeddings"], *numbered("embedding", fields["embeddings"].shape[1]))
     write_vertices(place / "point_cloud.ply", common.canonical_columns(fields) | codes)
     common.save_torch(_state(params), place / "deformation.pth")
-    common.write_config(expert, folder, **_flags(expert, params))
+    common.write_config(expert, folder, **_flags(expert, prior, params))
     return place
 
 
@@ -172,8 +172,7 @@ def _state(params: Params) -> OrderedDict[str, Tensor]:
     return OrderedDict((name, value.detach().cpu().contiguous().clone()) for name, value in state.items())
 
 
-def _flags(expert: Expert, params: Params) -> dict[str, Any]:
-    prior: Any = expert.prior
+def _flags(expert: Expert, prior: Embedding, params: Params) -> dict[str, Any]:
     cfg = expert.meta.get("cfg_args", {})
     final = prior.gain == prior.late_gain == 1.0 and prior.fine_rows in (0, prior.rows)
     known = cfg.get("defor_depth")

@@ -19,7 +19,7 @@ from moegs.gaussians.ply import columns_of, numbered, read_rest, rest_columns, r
 from moegs.interop import _canonical as common
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
-from moegs.interop._tensors import expect, load_tensors
+from moegs.interop._tensors import expect, finite, load_tensors
 from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "Ex4DGS", Interpolation.name
@@ -27,14 +27,25 @@ DYNAMIC = "dynamic_point_cloud.ply"
 TRAINED = "trained_duration"  # our own word in cfg_args; the original keeps this only in its checkpoints
 _KEYFRAME = re.compile(r"motion_xyz_([0-9]{1,6})_0")
 _POSITION = {"cube": "cubic", "linear": "linear"}
-_STATIC = {
-    "means": (1, 3), "sh_dc": (2, 1, 3), "sh_rest": (3, None, 3), "scales": (4, 3), "quats": (5, 4),
-    "opacities": (6, 1), "displacements": (18, 3),
-}  # fmt: skip
-_MOVING = {
-    "keyframes": (23, None, 3), "sh_dc": (24, 1, 3), "sh_rest": (25, None, 3), "scales": (26, 3), "opacities": (27, 1),
-    "centers": (28, 2, 1), "widths": (29, 2, 1), "rotations": (30, None, 4),
-}  # fmt: skip
+_STATIC: dict[str, tuple[int, tuple[int | None, ...]]] = {
+    "means": (1, (3,)),
+    "sh_dc": (2, (1, 3)),
+    "sh_rest": (3, (None, 3)),
+    "scales": (4, (3,)),
+    "quats": (5, (4,)),
+    "opacities": (6, (1,)),
+    "displacements": (18, (3,)),
+}
+_MOVING: dict[str, tuple[int, tuple[int | None, ...]]] = {
+    "keyframes": (23, (None, 3)),
+    "sh_dc": (24, (1, 3)),
+    "sh_rest": (25, (None, 3)),
+    "scales": (26, (3,)),
+    "opacities": (27, (1,)),
+    "centers": (28, (2, 1)),
+    "widths": (29, (2, 1)),
+    "rotations": (30, (None, 4)),
+}  # index into the checkpoint's tuple, and shape after the number of Gaussians
 
 
 @dataclass(frozen=True)
@@ -194,8 +205,9 @@ def _from_state(path: Path | None, state: tuple[Any, ...] | None) -> Params:
     populations = {LINEAR: _STATIC, SPLINE: _MOVING}
     params = {}
     for population, fields in populations.items():
-        n = state[1 if population == LINEAR else 23].shape[0]
-        for name, (index, *shape) in fields.items():
+        first = 1 if population == LINEAR else 23
+        n = finite(path, f"entry {first}", state[first]).shape[0]
+        for name, (index, shape) in fields.items():
             value = expect(path, f"entry {index}", state[index], n, *shape)
             params[f"gaussian.{population}.{name}"] = value[..., 0].contiguous() if shape[-1] == 1 else value
     return params
@@ -214,19 +226,17 @@ def export(expert: Expert, folder: str | Path) -> Path:
         ConfigError: the expert has another prior, or centres that no file of this layout can hold.
     """
     folder = Path(folder)
-    common.expect_prior(expert, Interpolation.name, PROJECT)
+    prior = common.expect_prior(expert, Interpolation, PROJECT)
     place = common.iteration_folder(expert, folder)
     static, moving = (_population(expert.params, name) for name in (LINEAR, SPLINE))
     write_vertices(place / "point_cloud.ply", _static_columns(static or _nothing(moving)))
     if moving:
         write_vertices(place / DYNAMIC, _dynamic_columns(moving))
-    common.write_config(expert, folder, **_flags(expert))
+    common.write_config(expert, folder, **_flags(prior, expert.options))
     return place
 
 
-def _flags(expert: Expert) -> dict[str, Any]:
-    prior: Any = expert.prior
-    options = expert.options
+def _flags(prior: Interpolation, options: RasterOptions) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in _POSITION.items()}
     return {
         "sh_degree": prior.sh_degree,

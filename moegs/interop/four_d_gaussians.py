@@ -152,8 +152,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
         ConfigError: the expert has another prior, or trained fewer colour coefficients than it moves.
     """
     folder = Path(folder)
-    common.expect_prior(expert, HexPlane.name, PROJECT)
-    prior, params = _as_original(expert.prior, expert.params)
+    prior, params = _as_original(common.expect_prior(expert, HexPlane, PROJECT), expert.params)
     place = common.iteration_folder(expert, folder)
     fields = {k.removeprefix("gaussian."): v for k, v in params.items() if k.startswith("gaussian.")}
     write_vertices(place / "point_cloud.ply", common.canonical_columns(fields))

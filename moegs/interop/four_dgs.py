@@ -21,10 +21,15 @@ from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "4d-gaussian-splatting", Reformulation.name
 LENGTH = 19
-_FIELDS: dict[str, tuple[int, ...]] = {
-    "means": (1, 3), "sh_dc": (2, 1, 3), "scales": (4, 3), "quats": (5, 4), "opacities": (6, 1), "times": (13, 1),
-    "log_time_scales": (14, 1),
-}  # fmt: skip
+_FIELDS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "means": (1, (3,)),
+    "sh_dc": (2, (1, 3)),
+    "scales": (4, (3,)),
+    "quats": (5, (4,)),
+    "opacities": (6, (1,)),
+    "times": (13, (1,)),
+    "log_time_scales": (14, (1,)),
+}
 _REST, _RIGHT, _ROT_4D, _ENV_MAP, _DEGREE_T = 3, 15, 16, 17, 18
 _GROUPS = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation", "t", "scaling_t", "rotation_r")
 _SECONDS, _UNIT = (0.0, 10.0), (0.0, 1.0)
@@ -64,7 +69,7 @@ def load(run: Run, *, time_duration: tuple[float, float] | None = None, flipped:
         flipped=flipped,
         prefilter_var=float(run.config.number("prefilter_var", -1.0)),
     )
-    more = {"time_duration": [start, end], "active_degrees": [state[0], state[_DEGREE_T]]}
+    more: dict[str, Any] = {"time_duration": [start, end], "active_degrees": [state[0], state[_DEGREE_T]]}
     # on N3V their renderer draws every footprint with a field of view of -1 rad; nothing here reproduces that
     more |= {"extent": float(state[12]) if isinstance(state[12], int | float) else 1.0}
     return Expert(
@@ -79,7 +84,7 @@ def load(run: Run, *, time_duration: tuple[float, float] | None = None, flipped:
 def _read(path: Path) -> tuple[tuple[Any, ...], int]:
     content = load_tensors(path)
     state, iteration = content if isinstance(content, tuple) and len(content) == 2 else (None, None)
-    if not isinstance(state, tuple) or not _is_count(iteration):
+    if not isinstance(state, tuple) or not isinstance(iteration, int):
         raise FormatError(f"{path}: expected a tuple of the model and its iteration.")
     if len(state) == 12:
         raise FormatError(f"{path}: a static model (gaussian_dim 3) without times; only gaussian_dim 4 can be read.")
@@ -96,9 +101,10 @@ def _is_count(value: Any) -> bool:
 
 def _params(path: Path, state: tuple[Any, ...]) -> Params:
     n = expect(path, "entry 1 (xyz)", state[1], None, 3).shape[0]
-    fields = {name: (i, expect(path, f"entry {i} ({name})", state[i], n, *s)) for name, (i, *s) in _FIELDS.items()}
-    flat = ("opacities", "times", "log_time_scales")
-    params = {f"gaussian.{name}": v[:, 0].contiguous() if name in flat else v for name, (_, v) in fields.items()}
+    fields = {name: expect(path, f"entry {i} ({name})", state[i], n, *s) for name, (i, s) in _FIELDS.items()}
+    params = {
+        f"gaussian.{name}": v[:, 0].contiguous() if v.shape[1] == 1 and v.ndim == 2 else v for name, v in fields.items()
+    }
     params["gaussian.sh_rest"] = expect(path, f"entry {_REST} (features_rest)", state[_REST], n, None, 3)
     if state[_ROT_4D]:
         params["gaussian.quats_right"] = expect(path, f"entry {_RIGHT} (rotation_r)", state[_RIGHT], n, 4)
@@ -145,8 +151,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
         ConfigError: the expert has another prior, or colours that the original cannot hold.
     """
     folder = Path(folder)
-    common.expect_prior(expert, Reformulation.name, PROJECT)
-    prior: Any = expert.prior
+    prior = common.expect_prior(expert, Reformulation, PROJECT)
     params = {name: value.detach().cpu().float() for name, value in expert.params.items()}
     span = prior.time_span or float(params["time.span"])
     iteration = expert.meta.get("iteration") or 30000

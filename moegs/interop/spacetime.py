@@ -187,7 +187,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
         ConfigError: the expert has another prior.
     """
     folder = Path(folder)
-    common.expect_prior(expert, Polynomial.name, PROJECT)
+    common.expect_prior(expert, Polynomial, PROJECT)
     params = _on_chunk(expert.params, Chunk(*expert.meta.get("chunk", (0, 1))))
     kind = _kind_of(expert)
     place = common.iteration_folder(expert, folder)

@@ -20,7 +20,7 @@ from moegs.expert import Expert
 from moegs.gaussians.container import covariances
 from moegs.gaussians.ply import read_ply
 from tests.interop.models import ORIGINALS, expert, original, run_of
-from tests.interop.support import assert_same_tensors, close
+from tests.interop.support import assert_same_tensors, case, close
 
 TRAINED_HERE: dict[str, Prior] = {
     "hexplane": replace(HexPlane.for_clip(10), width=8, resolution=(4, 3, 5, 6)),
@@ -74,6 +74,23 @@ def test_experts_trained_here_become_equal_originals(tmp_path: Path, name: str) 
         after = replace(after, prior=replace(after.prior, cutoff=TRAINED_HERE[name].cutoff))
     same_at_all_times(before, after)
     assert after.decoder == before.decoder
+
+
+@pytest.mark.parametrize("name", ["4DGaussians/n3v_deep_n64", "E-D3DGS/technicolor_n64", "Ex4DGS/n3v_default_n64",
+                                  "SpacetimeGaussians/full_n3v_n64", "SpacetimeGaussians/lite_n3v_n64"])  # fmt: skip
+def test_exports_have_the_bytes_and_names_of_the_originals(tmp_path: Path, name: str) -> None:
+    checkpoint, _ = case(name)
+    place = interop.export(interop.load(checkpoint), tmp_path)
+    source = checkpoint / place.relative_to(tmp_path)
+    assert {p.name for p in place.iterdir()} == {p.name for p in source.iterdir()}
+    for path in source.iterdir():
+        if path.suffix == ".ply":
+            assert (place / path.name).read_bytes() == path.read_bytes()
+        else:
+            before, after = (torch.load(p, map_location="cpu", weights_only=True) for p in (path, place / path.name))
+            as_dict = (lambda x: x) if isinstance(before, dict) else (lambda x: {"": x})
+            assert list(as_dict(after)) == list(as_dict(before))
+            assert_same_tensors(as_dict(after), as_dict(before))
 
 
 def test_formats_and_priors_must_fit(tmp_path: Path) -> None:

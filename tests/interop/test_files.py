@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moegs import interop
+from moegs.deform.polynomial import Polynomial
 from moegs.errors import ConfigError, FormatError, MoegsError
 from moegs.expert import Expert
 from moegs.gaussians._ply import read_vertices, write_vertices
 from moegs.interop import _detect
 from moegs.interop._files import find_run
-from tests.interop.models import ORIGINALS, run_of
+from tests.interop.models import ORIGINALS, expert, run_of
 from tests.interop.support import assert_same_tensors, case
 
 
@@ -224,6 +225,42 @@ def test_one_expert_of_a_mixture_and_its_files() -> None:
     assert torch.equal(mixture.weights[1][:, :2], expected["loaded/E-D3DGS/w_b"])
     with pytest.raises(ConfigError, match="'bogus' is not known for MoE-GS"):
         interop.load_mixture(checkpoint, bogus=1)
+
+
+def test_older_names_of_the_embedding_networks(tmp_path: Path) -> None:
+    root = run_of("e-d3dgs", tmp_path)
+    path = iteration_of(root) / "deformation.pth"
+    before, state = interop.load(root), torch.load(path, weights_only=True)
+    torch.save({f"deformation_net.{k.replace('_f.', '_f1.')}": v for k, v in state.items()}, path)
+    assert_same_tensors(interop.load(root).params, before.params)
+
+
+def with_router(path: Path, prefix: str = "") -> torch.Tensor:
+    """Append router columns as stage 2 does, and return them as base, view and time weight."""
+    columns = read_vertices(path)
+    n = len(next(iter(columns.values())))
+    late, base, view = np.random.default_rng(0).normal(size=(3, n)).astype("f4")
+    write_vertices(path, columns | {f"{prefix}f_t_0": late, f"{prefix}w_b_0": base, f"{prefix}w_b_1": view})
+    return torch.from_numpy(np.stack([base, view, late], 1))
+
+
+def test_mixtures_of_halves(tmp_path: Path) -> None:
+    halves = {"0to149": (0.0, 0.5), "150to299": (0.5, 1.0)}
+    weights = [with_router(iteration_of(run_of("e-d3dgs", tmp_path / "E-D3DGS")) / "point_cloud.ply")]
+    for i, half in enumerate(halves):
+        root = run_of("spacetime", tmp_path / "STG" / half)
+        interop.export(expert(Polynomial(sh_degree=3), seed=i), root)
+        weights.append(with_router(iteration_of(root) / "point_cloud.ply"))
+    mlp = {"mlp1.weight": (6, 8, 1, 1), "mlp2.weight": (3, 6, 1, 1), "mlp3.weight": (1, 3, 1, 1)}
+    place = iteration_of(tmp_path / "E-D3DGS") / "point_cloud.pt"
+    torch.save({name: torch.randn(shape) for name, shape in mlp.items()}, place)
+    mixture = interop.load(tmp_path)
+    assert mixture.names == ("E-D3DGS", "STG/0to149", "STG/150to299")
+    assert mixture.spans == ((0.0, 1.0), *halves.values())
+    assert all(torch.equal(a, b) for a, b in zip(mixture.weights, weights, strict=True))
+    late = expert(Polynomial(sh_degree=3), seed=1).at(0.5)
+    torch.testing.assert_close(mixture.experts[2].at(0.75).means, late.means, rtol=0, atol=1e-5)
+    assert mixture.experts[2].options.compensate
 
 
 @pytest.mark.parametrize("lost", ["4DGaussians", "Ex4DGS/point_cloud/iteration_5000/point_cloud.pt"])
