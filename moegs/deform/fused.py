@@ -46,6 +46,7 @@ class Fused(Prior):
         train: ``"all"`` trains what the parts train, ``"volume"`` the volume weights alone.
         lr_weights: learning rate of ``volume_weights``.
         lr_times: learning rate of ``volume_times``.
+        lr_decay: both fall log-linearly to this fraction of themselves.
     """
 
     name: ClassVar[str] = "fused"
@@ -55,6 +56,7 @@ class Fused(Prior):
     train: str = "all"
     lr_weights: float = 0.5
     lr_times: float = 0.05
+    lr_decay: float = 0.1
 
     def __post_init__(self) -> None:
         one_of(self.name, "scaling", self.scaling, ("opacity", "density"))
@@ -101,8 +103,9 @@ class Fused(Prior):
 
     def param_groups(self, params: Params, extent: float) -> dict[str, Schedule]:
         if self.train == "volume":
-            rates = {"volume_weights": Schedule(self.lr_weights), "volume_times": Schedule(self.lr_times)}
-            return {k: rates[k.rpartition(".")[2]] for k in params if k.rpartition(".")[2] in rates}
+            rates = {"volume_weights": self.lr_weights, "volume_times": self.lr_times}
+            named = {k: rates[k.rpartition(".")[2]] for k in params if k.rpartition(".")[2] in rates}
+            return {k: Schedule(rate, rate * self.lr_decay) for k, rate in named.items()}
         own = split(params, len(self.parts))
         groups: dict[str, Schedule] = {}
         for k, (prior, part) in enumerate(zip(self.priors, own, strict=True)):

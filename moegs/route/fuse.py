@@ -113,7 +113,7 @@ def fuse(
         ConfigError: an expert has a colour decoder, or there are more than ten.
     """
     experts = list(mixture.experts.values())
-    _check_plain(mixture)
+    check_plain(mixture.experts)
     sums = contributions(mixture, views, backend=backend)
     shares = torch.stack([g.sum() for g in sums.gated.split(mixture.router.counts)])
     lead = experts[int(shares.argmax())]
@@ -125,11 +125,16 @@ def fuse(
     return Expert(prior, merge(parts), lead.options, lead.background, None, scene | meta)
 
 
-def _check_plain(mixture: Mixture) -> None:
-    for name, expert in mixture.experts.items():
+def check_plain(experts: dict[str, Expert]) -> None:
+    """Refuse experts with a colour decoder, which cannot be part of one merged scene.
+
+    Raises:
+        ConfigError: names the expert.
+    """
+    for name, expert in experts.items():
         if expert.decoder is not None:
             raise ConfigError(
-                f"fuse: expert {name!r} decodes its colours per pixel ({expert.decoder}), so its Gaussians have none "
+                f"expert {name!r} decodes its colours per pixel ({expert.decoder}), so its Gaussians have none "
                 "of their own; leave it out of the mixture or train it with plain colours."
             )
 

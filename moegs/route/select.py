@@ -1,0 +1,160 @@
+"""Which experts to mix: subsets ranked by what they gain for the time they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import track
+
+from moegs.errors import ConfigError
+from moegs.expert import Expert
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.train.evaluate import Evaluation, Renderer
+    from moegs.train.route import RouteConfig
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A subset of experts and what it is worth on the validation cameras.
+
+    Attributes:
+        experts: their names, in the order given.
+        psnr: of their mixture (of the expert itself, if it is one), dB.
+        gain: dB above the best single expert.
+        ms: milliseconds a frame.
+        gain_per_ms: ``gain / ms``, what subsets are ranked by.
+        efficient: no other subset is both as good and as fast.
+    """
+
+    experts: tuple[str, ...]
+    psnr: float
+    gain: float
+    ms: float
+    gain_per_ms: float
+    efficient: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """How subsets are compared.
+
+    Attributes:
+        sizes: numbers of experts to mix; single experts are always scored for comparison.
+        validation: how many training cameras to validate on; the routers learn from the others. The held-out cameras
+            are never looked at. Experts that were trained on the validation cameras look better there than elsewhere,
+            all of them alike as far as they fit them alike; keep cameras from the experts to rule that out.
+        every: validate on each ``every``-th frame.
+        timed: frames to time.
+        steps: steps of each short router fit.
+        seed: of the routers.
+    """
+
+    sizes: tuple[int, ...] = (2, 3)
+    validation: int = 2
+    every: int = 2
+    timed: int = 8
+    steps: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Trial:
+    names: tuple[str, ...]
+    psnr: float
+    ms: float
+
+
+def validation_cameras(scene: Scene, n: int) -> tuple[int, ...]:
+    """``n`` training cameras spread evenly over their list.
+
+    Raises:
+        ConfigError: none would be left to learn from.
+    """
+    if not 1 <= n < len(scene.train):
+        raise ConfigError(f"validation: expected 1 to {len(scene.train) - 1} training cameras, got {n}.")
+    return tuple(scene.train[(2 * i + 1) * len(scene.train) // (2 * n)] for i in range(n))
+
+
+def rank_subsets(
+    scene: Scene,
+    experts: dict[str, Expert],
+    config: SelectConfig = SelectConfig(),
+    *,
+    route: RouteConfig | None = None,
+    cameras: Sequence[int] | None = None,
+    progress: bool = True,
+) -> list[Candidate]:
+    """Fit a short router over every subset and rank them by decibels gained per millisecond.
+
+    Args:
+        scene: the clip.
+        experts: trained experts by name.
+        config: sizes, cameras and length.
+        route: settings of the router beside its length and seed.
+        cameras: training cameras to validate on, instead of some spread evenly.
+        progress: show a bar.
+
+    Returns:
+        Best first; single experts have no gain and come where that puts them.
+
+    Raises:
+        ConfigError: a camera is held out, or there are fewer experts than the smallest size.
+    """
+    chosen = validation_cameras(scene, config.validation) if cameras is None else tuple(cameras)
+    if foreign := sorted(set(chosen) - set(scene.train)):
+        raise ConfigError(f"validation: camera {foreign[0]} is no training camera; held-out cameras are for the test.")
+    subsets = [s for n in sorted({1, *config.sizes}) for s in combinations(experts, n)]
+    if max(len(s) for s in subsets) < min(config.sizes):
+        raise ConfigError(f"select: expected at least {min(config.sizes)} experts, got {len(experts)}.")
+    trials = [
+        _try(scene, {n: experts[n] for n in names}, config, route, chosen)
+        for names in track(subsets, "trying subsets", disable=not progress, transient=True)
+    ]
+    return _ranked(trials)
+
+
+def _try(
+    scene: Scene,
+    experts: dict[str, Expert],
+    config: SelectConfig,
+    route: RouteConfig | None,
+    validation: tuple[int, ...],
+) -> _Trial:
+    from moegs.train.evaluate import expert_renderer, mixture_renderer
+    from moegs.train.route import RouteConfig, fit_router
+
+    if len(experts) == 1:
+        scored = _scored(expert_renderer(next(iter(experts.values()))), scene, config, validation)
+    else:
+        settings = replace(route or RouteConfig(), steps=config.steps, seed=config.seed)
+        others = tuple(c for c in scene.train if c not in validation)
+        mixture = fit_router(scene, experts, settings, cameras=others, progress=False)
+        scored = _scored(mixture_renderer(mixture), scene, config, validation)
+    return _Trial(tuple(experts), scored.mean.psnr, scored.ms_per_frame)
+
+
+def _scored(renderer: Renderer, scene: Scene, config: SelectConfig, cameras: tuple[int, ...]) -> Evaluation:
+    from moegs.train.evaluate import evaluate
+
+    return evaluate(renderer, scene, cameras, every=config.every, timed=config.timed)
+
+
+def _ranked(trials: Sequence[_Trial]) -> list[Candidate]:
+    best = max(t.psnr for t in trials if len(t.names) == 1)
+    candidates = [
+        Candidate(
+            t.names, t.psnr, t.psnr - best, t.ms, (t.psnr - best) / t.ms,
+            not any(o.psnr >= t.psnr and o.ms <= t.ms and o != t for o in trials),
+        )
+        for t in trials
+    ]  # fmt: skip
+    return sorted(candidates, key=lambda c: -c.gain_per_ms)
