@@ -1,0 +1,59 @@
+"""One benchmark an op. ``pytest benchmarks`` prints the table; the main test run leaves it out."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import workloads
+from benchmarks.scenes import BenchScene, garden_scene, random_scene
+from moegs.deform._planes import sample_planes, sample_planes_reference
+from moegs.render import backends
+
+needs_native = pytest.mark.skipif(not backends.native_available(), reason="the native module is not built")
+
+SMALL = random_scene(5_000, 128, 96)
+
+
+@pytest.fixture(scope="module", params=["random 10k", "garden 50k"])
+def scene(request: pytest.FixtureRequest) -> BenchScene:
+    """Scenes for the native backend."""
+    made = random_scene(10_000, 320, 240) if request.param == "random 10k" else garden_scene(50_000, 676, 507)
+    if made is None:
+        pytest.skip("the captured garden is not beside this checkout")
+    return made
+
+
+@needs_native
+def test_native_render(benchmark, scene: BenchScene) -> None:
+    benchmark(workloads.render_forward(scene, "native"))
+
+
+@needs_native
+def test_native_render_and_gradient(benchmark, scene: BenchScene) -> None:
+    benchmark(workloads.render_forward_backward(scene, "native"))
+
+
+@needs_native
+@pytest.mark.parametrize("how", ["one call with 3 groups", "three calls", "one model"])
+def test_native_groups(benchmark, scene: BenchScene, how: str) -> None:
+    benchmark(workloads.three_groups(scene, "native")[how])
+
+
+def test_reference_render_and_gradient(benchmark) -> None:
+    benchmark.pedantic(workloads.render_forward_backward(SMALL, "reference"), rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["native", "torch"])
+def test_loss_and_gradient(benchmark, reference: bool) -> None:
+    benchmark(workloads.loss_and_gradient(320, 240, reference))
+
+
+@pytest.mark.parametrize("n", [10_000, 50_000])
+@pytest.mark.parametrize("sampler", [sample_planes, sample_planes_reference], ids=["native", "torch"])
+def test_hexplane_and_gradient(benchmark, sampler, n: int) -> None:
+    benchmark(workloads.hexplane(n, sampler))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+def test_adam(benchmark, fused: bool) -> None:
+    benchmark(workloads.adam(10_000, fused))

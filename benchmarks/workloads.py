@@ -1,0 +1,144 @@
+"""What is timed: calls without arguments that do one piece of work each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.scenes import BenchScene, random_scene
+from moegs.deform._planes import PAIRS
+from moegs.deform.polynomial import Polynomial
+from moegs.deform.prior import Prior
+from moegs.gaussians import Gaussians
+from moegs.gaussians.cloud import PointCloud
+from moegs.render import rasterize
+from moegs.train.losses import photometric_loss
+from moegs.train.optimizer import ParamsAdam
+
+Call = Callable[[], object]
+
+
+def image_weights(scene: BenchScene) -> Tensor:
+    """A fixed gradient with respect to the image, ``[h, w, channels]``."""
+    size = (scene.camera.height, scene.camera.width, scene.channels)
+    return torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+
+def leaves_of(gaussians: Gaussians) -> dict[str, Tensor]:
+    """Fresh leaves to differentiate with respect to."""
+    names = ("means", "quats", "scales", "opacities", "sh")
+    return {name: getattr(gaussians, name).detach().clone().requires_grad_() for name in names}
+
+
+def render_forward(scene: BenchScene, backend: str) -> Call:
+    """The image alone, projection and harmonics included."""
+
+    @torch.no_grad()
+    def call() -> None:
+        rasterize(scene.gaussians, scene.camera, features=scene.features, backend=backend)
+
+    return call
+
+
+def render_forward_backward(scene: BenchScene, backend: str, groups: Tensor | None = None) -> Call:
+    """The image and the gradients to means, quaternions, scales, opacities, harmonics and features."""
+    leaves, weights = leaves_of(scene.gaussians), image_weights(scene)
+    features = None if scene.features is None else scene.features.detach().clone().requires_grad_()
+    inputs = [*leaves.values(), *([] if features is None else [features])]
+
+    def call() -> None:
+        gaussians = Gaussians(**leaves)
+        render = rasterize(gaussians, scene.camera, features=features, groups=groups, backend=backend)
+        images = [render.color, *([] if features is None else [render.features])]
+        upstream = [weights[..., :3].expand_as(images[0]), *(weights[..., 3:].expand_as(i) for i in images[1:])]
+        torch.autograd.grad(images, inputs, upstream)
+
+    return call
+
+
+def three_groups(scene: BenchScene, backend: str) -> dict[str, Call]:
+    """Three experts' Gaussians in one call and in three, and all of them as one model."""
+    tags = torch.arange(len(scene.gaussians)) % 3
+    parts = [replace(scene, gaussians=scene.gaussians[tags == k]) for k in range(3)]
+    alone = [render_forward_backward(part, backend) for part in parts]
+    return {
+        "one call with 3 groups": render_forward_backward(scene, backend, tags),
+        "three calls": lambda: [call() for call in alone],
+        "one model": render_forward_backward(scene, backend),
+    }
+
+
+def training_step(
+    n: int, width: int, height: int, backend: str = "auto", prior: Prior | None = None
+) -> dict[str, Call]:
+    """One step of an expert and its parts: deform, render, L1 + SSIM, backward, Adam. And the rasteriser alone."""
+    scene = random_scene(n, width, height)
+    prior = Polynomial() if prior is None else prior
+    optimizer = ParamsAdam(_start(prior, scene), prior.param_groups(_start(prior, scene), 1.0))
+    target = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(3))
+
+    def step() -> None:
+        image = rasterize(prior.deform(optimizer.params, 0.5), scene.camera, backend=backend).color
+        photometric_loss(image, target).backward()
+        optimizer.step(0.0, 0)
+
+    with torch.no_grad():
+        still = prior.deform(optimizer.params, 0.5)
+    return {"step": step, "rasteriser": render_forward_backward(replace(scene, gaussians=still), backend)}
+
+
+def _start(prior: Prior, scene: BenchScene) -> dict[str, Tensor]:
+    """The prior's parameters on the scene's Gaussians, with their sizes and opacities."""
+    g = scene.gaussians
+    cloud = PointCloud(g.means, (g.sh[:, 0] * 0.28209479177387814 + 0.5).clamp(0, 1), None)
+    params = prior.init(cloud, torch.Generator().manual_seed(0))
+    same = {
+        "gaussian.scales": g.scales.log(),
+        "gaussian.opacities": torch.logit(g.opacities),
+        "gaussian.quats": g.quats,
+    }
+    return params | {name: value.reshape(params[name].shape) for name, value in same.items() if name in params}
+
+
+def loss_and_gradient(width: int, height: int, reference: bool) -> Call:
+    """L1 + SSIM with its gradient, by the kernel of the backend or by torch."""
+    from moegs.metrics import ssim_inria
+
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(height, width, 3, generator=generator).requires_grad_()
+    target = torch.rand(height, width, 3, generator=generator)
+
+    def twin(image: Tensor, target: Tensor) -> Tensor:
+        return 0.8 * (image - target).abs().mean() + 0.2 * (1 - ssim_inria(image, target))
+
+    loss = twin if reference else photometric_loss
+    return lambda: torch.autograd.grad(loss(image, target), image)
+
+
+def hexplane(n: int, sampler: Callable[..., Tensor], one_time: bool = True) -> Call:
+    """Two levels of six planes with 16 channels, sampled and differentiated at ``n`` points."""
+    generator = torch.Generator().manual_seed(0)
+    levels = [_level((64 * m, 64 * m, 64 * m, 150), generator) for m in (1, 2)]
+    coords = 2 * torch.rand(n, 4, generator=generator) - 1
+    if one_time:
+        coords[:, 3] = 0.3
+    coords.requires_grad_()
+    leaves, upstream = [coords, *levels[0], *levels[1]], torch.randn(n, 32, generator=generator)
+    return lambda: torch.autograd.grad(sampler(levels, coords), leaves, upstream)
+
+
+def _level(cells: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
+    shapes = [(1, 16, cells[b], cells[a]) for a, b in PAIRS]
+    planes = [0.1 + 0.4 * torch.rand(shape, generator=generator) for shape in shapes]
+    return [plane.contiguous(memory_format=torch.channels_last).requires_grad_() for plane in planes]
+
+
+def adam(n: int, fused: bool) -> Call:
+    """One Adam step over 59 floats a Gaussian."""
+    leaf = torch.zeros(n, 59, requires_grad=True)
+    leaf.grad = torch.ones(n, 59)
+    optimizer = torch.optim.Adam([leaf], lr=1e-3, fused=fused, foreach=False)
+    return optimizer.step
