@@ -1,0 +1,204 @@
+"""The compiled rasteriser against its readable twin: images, every gradient, groups, instruction sets, threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moegs.gaussians import Gaussians, covariances
+from moegs.render import Camera, RasterOptions, native, rasterize
+from moegs.render.projection import project
+from moegs.render.types import RasterInputs
+from tests.render.scenes import camera, leaves, random_gaussians
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="the compiled kernels are not installed")
+
+IMAGE = 1e-4  # absolute
+GRADIENT = 1e-3  # relative to the largest entry
+ISAS = ("avx512", "avx2", "portable")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Runs a test on one instruction set."""
+    before = native.isa()
+    try:
+        native.library().set_isa(request.param)
+    except RuntimeError:
+        pytest.skip(f"this processor lacks {request.param}")
+    yield request.param
+    native.library().set_isa(before)
+
+
+def run(backend: str, gaussians: Gaussians, cam: Camera, dtype=torch.float32, features: int = 0, seed: int = 0, **kw):
+    """Images and the gradients of a random linear loss over all of them, everything as float64."""
+    n, options = len(gaussians), kw.get("options", RasterOptions())
+    k = len(options) if isinstance(options, tuple) else 1
+    g, inputs = leaves(gaussians.to(dtype))
+    random = torch.Generator().manual_seed(seed)
+    inputs["background"] = torch.rand(k, 3, generator=random).to(dtype)
+    inputs["viewmat"] = cam.viewmat.to(dtype).clone()
+    if features:
+        inputs["features"] = torch.randn(n, features, generator=random).to(dtype)
+    inputs["probe"] = torch.zeros(n, 2, dtype=dtype)
+    for value in inputs.values():
+        value.requires_grad_()
+    background = inputs["background"] if "groups" in kw else inputs["background"][0]
+    out = rasterize(
+        g, replace(cam.to(dtype), viewmat=inputs["viewmat"]), features=inputs.get("features"), background=background,
+        probe=inputs["probe"], backend=backend, **kw,
+    )  # fmt: skip
+    images = {name: v for name in ("color", "depth", "alpha", "features") if (v := getattr(out, name)) is not None}
+    loss = sum((v * torch.randn(v.shape, generator=random).to(dtype)).sum() for v in images.values())
+    loss.backward()
+    grads = {name: torch.zeros_like(v) if v.grad is None else v.grad for name, v in inputs.items()}
+    if "covars" in grads:  # a covariance is symmetric: only the symmetric part of its gradient means anything
+        grads["covars"] = (grads["covars"] + grads["covars"].mT) / 2
+    images["radii"] = out.radii
+    return {n: v.detach().double() for n, v in images.items()}, {n: v.double() for n, v in grads.items()}
+
+
+def assert_agree(gaussians: Gaussians, cam: Camera, **kw) -> None:
+    images, grads = run("native", gaussians, cam, **kw)
+    expected_images, expected_grads = run("reference", gaussians, cam, dtype=torch.float64, **kw)
+    for name, expected in expected_images.items():
+        slack = IMAGE * max(1.0, expected.abs().max().item())  # depths and features are not confined to [0, 1]
+        torch.testing.assert_close(images[name], expected, atol=slack, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+    for name, expected in expected_grads.items():
+        slack = GRADIENT * max(expected.abs().max().item(), 1e-6)
+        torch.testing.assert_close(grads[name], expected, atol=slack, rtol=0, msg=lambda m, name=name: f"d {name}: {m}")
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 120),
+    degree=st.integers(0, 3),
+    features=st.sampled_from([0, 1, 4, 7, 12, 13, 30]),
+    eps2d=st.sampled_from([0.3, 0.1, 0.0]),
+    compensate=st.booleans(),
+)
+def test_agrees_with_the_reference(seed, n, degree, features, eps2d, compensate):
+    assert_agree(
+        random_gaussians(n, seed, degree), camera(37, 29), features=features, seed=seed,
+        options=RasterOptions(eps2d=eps2d, compensate=compensate),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("features", [0, 5, 14])
+def test_every_instruction_set_agrees(isa, features):
+    assert native.isa() == isa
+    assert_agree(random_gaussians(150, 3), camera(), features=features, options=RasterOptions(compensate=True))
+
+
+def test_covariances_agree(isa):
+    gaussians = random_gaussians(80, 4)
+    carried = Gaussians(gaussians.means, gaussians.opacities, gaussians.sh, covars=covariances(gaussians))
+    assert_agree(carried, camera(), options=RasterOptions(eps2d=0.1, compensate=True))
+
+
+def test_absolute_gradients_agree(isa):
+    assert_agree(random_gaussians(80, 5), camera(), absgrad=True, features=3)
+
+
+def test_opaque_scene_stops_alike(isa):
+    gaussians = random_gaussians(200, 6)
+    assert_agree(replace(gaussians, opacities=torch.full((200,), 0.9995), scales=gaussians.scales * 3), camera())
+
+
+GROUP_OPTIONS = (
+    RasterOptions(),
+    RasterOptions(eps2d=0.1, compensate=True),
+    RasterOptions(near=1.5, far=3.0),
+)
+
+
+def test_groups_agree_with_the_reference():
+    groups = torch.arange(150) * 7 % 3
+    assert_agree(random_gaussians(150, 7), camera(), features=4, groups=groups, options=GROUP_OPTIONS)
+
+
+@pytest.mark.parametrize("features", [0, 6])
+def test_groups_equal_separate_calls_to_the_last_bit(isa, features):
+    n, cam = 200, camera(50, 35)
+    gaussians, groups = random_gaussians(n, 8), torch.arange(n) * 5 % 3
+    background = torch.rand(3, 3)
+    values = torch.randn(n, features) if features else None
+    g, inputs = leaves(gaussians)
+    whole = rasterize(g, cam, groups=groups, options=GROUP_OPTIONS, background=background, features=values, backend="native")
+    weight = torch.rand_like(whole.color)
+    (whole.color * weight).sum().backward()
+    for k in range(3):
+        mask = groups == k
+        part, part_inputs = leaves(gaussians[mask])
+        only = None if values is None else values[mask]
+        alone = rasterize(part, cam, options=GROUP_OPTIONS[k], background=background[k], features=only, backend="native")
+        (alone.color * weight[k]).sum().backward()
+        for name in ("color", "depth", "alpha") + (("features",) if features else ()):
+            assert torch.equal(getattr(whole, name)[k], getattr(alone, name)), name
+        assert torch.equal(whole.radii[mask], alone.radii)
+        for name, value in part_inputs.items():
+            assert torch.equal(inputs[name].grad[mask], value.grad), name
+
+
+def test_same_bits_for_any_number_of_threads(isa, monkeypatch):
+    gaussians, cam = random_gaussians(3000, 9), camera(90, 70)
+    results = []
+    for threads in (1, 2, 5, 1):
+        monkeypatch.setenv("MOEGS_NUM_THREADS", str(threads))
+        results.append(run("native", gaussians, cam, features=3))
+    for images, grads in results[1:]:
+        assert all(torch.equal(images[name], results[0][0][name]) for name in images)
+        assert all(torch.equal(grads[name], results[0][1][name]) for name in grads)
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+def test_projection_alone_agrees(isa, compensate):
+    gaussians, cam, options = random_gaussians(60, 10, degree=3), camera(), RasterOptions(compensate=compensate)
+    g, inputs = leaves(gaussians)
+    viewmat = cam.viewmat.clone().requires_grad_()
+    ours = native.project_native(g, replace(cam, viewmat=viewmat), options)
+    h, expected_inputs = leaves(gaussians.to(torch.float64))
+    expected_viewmat = cam.viewmat.double().requires_grad_()
+    reference = replace(cam.to(torch.float64), viewmat=expected_viewmat)
+    expected = project(RasterInputs(h, reference, (options,), torch.zeros(1, 3, dtype=torch.float64)))
+    drawn = ours.radii[:, 0] > 0
+    assert torch.equal(torch.nonzero(drawn).squeeze(1), expected.index)
+    fields = ("means2d", "conics", "depths", "colors", "opacities")
+    for name in fields:
+        torch.testing.assert_close(getattr(ours, name)[drawn].double(), getattr(expected, name), atol=1e-4, rtol=1e-4)
+        assert not getattr(ours, name)[~drawn].any()
+    torch.testing.assert_close(ours.radii[drawn].double(), expected.extents, atol=1e-3, rtol=1e-4)
+    weights = [torch.randn(getattr(expected, name).shape, dtype=torch.float64) for name in fields]
+    sum((getattr(ours, n)[drawn].double() * w).sum() for n, w in zip(fields, weights, strict=True)).backward()
+    sum((getattr(expected, n) * w).sum() for n, w in zip(fields, weights, strict=True)).backward()
+    pairs = [(inputs[n].grad, expected_inputs[n].grad) for n in inputs] + [(viewmat.grad, expected_viewmat.grad)]
+    for grad, wanted in pairs:
+        torch.testing.assert_close(grad.double(), wanted, atol=GRADIENT * wanted.abs().max().item(), rtol=0)
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    gaussians, cam = random_gaussians(100, 11), camera()
+    values = torch.randn(100, 9, requires_grad=True)
+    frozen = rasterize(gaussians, cam, features=values, backend="native")
+    weight = torch.rand_like(frozen.features)
+    (frozen.features * weight).sum().backward()
+    g, inputs = leaves(gaussians)
+    again = values.detach().clone().requires_grad_()
+    (rasterize(g, cam, features=again, backend="native").features * weight).sum().backward()
+    assert torch.equal(values.grad, again.grad)  # the short way for frozen Gaussians gives the same bits
+    assert inputs["sh"].grad is None or not inputs["sh"].grad.any()
+
+
+def test_a_loss_on_alpha_alone():
+    gaussians, cam = random_gaussians(60, 12), camera()
+    grads = []
+    for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
+        g, inputs = leaves(gaussians.to(dtype))
+        rasterize(g, cam, backend=backend).alpha.square().sum().backward()
+        grads.append(inputs["opacities"].grad.double())
+    torch.testing.assert_close(grads[0], grads[1], atol=GRADIENT * grads[1].abs().max().item(), rtol=0)
