@@ -1,8 +1,8 @@
 """Runtime checks of annotated shapes, for the test run alone.
 
-Every function of moegs that annotates an array is called through jaxtyping and beartype. A call that violates its shapes
-may still be refused by the function's own checks, with one of moegs's own errors; only where the function would have
-let it pass does the violation surface. Other annotations are the static type checker's business.
+Every function of moegs that annotates an array is called through jaxtyping and beartype. A call that violates its
+shapes may still be refused by the function's own checks, with one of moegs's own errors; only where the function would
+have let it pass does the violation surface. Other annotations are the static type checker's business.
 """
 
 from __future__ import annotations

@@ -1,18 +1,24 @@
 """Optimisation loops, schedules, checkpoints and evaluation."""
 
+from moegs.train.budgets import BUDGETS, budget, route_budget
 from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.route import RouteConfig, fit_router
+from moegs.train.yardsticks import yardsticks
 
 __all__ = [
+    "BUDGETS",
     "Evaluation",
     "FitConfig",
     "RouteConfig",
+    "budget",
     "evaluate",
     "expert_renderer",
     "fit_expert",
     "fit_router",
     "mixture_renderer",
     "photometric_loss",
+    "route_budget",
+    "yardsticks",
 ]

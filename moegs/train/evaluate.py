@@ -13,6 +13,7 @@ from torch import Tensor
 from moegs.data import Scene
 from moegs.expert import Expert, render_expert
 from moegs.metrics import FrameScores, score, summarise, time_frames
+from moegs.metrics.frames import Perceptual
 from moegs.render.camera import Camera
 from moegs.route.mixture import Mixture, render_mixture
 
@@ -46,6 +47,7 @@ def evaluate(
     *,
     every: int = 1,
     timed: int = 10,
+    perceptual: Perceptual | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Render the held-out cameras and score every frame.
@@ -56,13 +58,15 @@ def evaluate(
         cameras: cameras to score; the held-out ones by default.
         every: score each ``every``-th frame.
         timed: frames to time after the scores, on the first of the cameras.
+        perceptual: an LPIPS distance, see :func:`moegs.metrics.load_lpips`; not computed by default.
         progress: show a bar.
     """
     chosen = tuple(scene.test if cameras is None else cameras)
     views = [(c, f) for c in chosen for f in range(0, scene.n_frames, every)]
     scores = []
     for camera, frame in track(views, "evaluating", disable=not progress, transient=True):
-        scores.append(score(renderer(scene.cameras[camera], scene.time(frame)), scene.image(camera, frame)))
+        image = renderer(scene.cameras[camera], scene.time(frame))
+        scores.append(score(image, scene.image(camera, frame), perceptual))
     speed = time_frames(
         lambda i: renderer(scene.cameras[chosen[0]], scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1)
     )

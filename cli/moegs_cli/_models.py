@@ -1,0 +1,54 @@
+"""Opening what was trained, whether it is one expert or a mixture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.expert import Expert
+    from moegs.route import Mixture
+
+EXPERT_FILE = "expert.safetensors"
+
+
+def expert_file(path: Path) -> Path:
+    """The expert's file: the path itself, or ``expert.safetensors`` in a folder that ``moegs train`` wrote."""
+    return path / EXPERT_FILE if path.is_dir() else path
+
+
+def is_mixture(path: Path) -> bool:
+    """Whether a path is a mixture's folder."""
+    return (path / "manifest.json").exists()
+
+
+def open_model(path: Path) -> Expert | Mixture:
+    """Read an expert's file, a training run's folder or a mixture's folder.
+
+    Raises:
+        FormatError: it is none of them, or damaged.
+    """
+    if is_mixture(path):
+        from moegs.route import load_mixture
+
+        return load_mixture(path)
+    from moegs.errors import FormatError
+    from moegs.expert import load_expert
+
+    if path.is_dir() and not expert_file(path).exists():
+        raise FormatError(f"{path}: expected manifest.json (a mixture) or {EXPERT_FILE} (a finished expert) in it.")
+    return load_expert(expert_file(path))
+
+
+def warn_if_other_clip(meta: dict[str, object], scene: Scene) -> None:
+    """Say so when a model was trained on another number of frames: its times would mean other moments."""
+    trained = meta.get("n_frames")
+    if trained is not None and trained != scene.n_frames:
+        click.echo(
+            f"moegs: warning: trained on {trained} frames, this clip has {scene.n_frames}; "
+            "give the --start and --frames it was trained with",
+            err=True,
+        )

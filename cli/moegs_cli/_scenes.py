@@ -1,0 +1,59 @@
+"""What commands that read a capture have in common: its options and opening it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--scale", type=float, default=1.0, show_default=True, help="Factor on width and height, up to 1."),
+    click.option("--start", type=int, default=0, show_default=True, help="First frame of the clip to use."),
+    click.option("--frames", type=int, default=None, help="How many frames to use; all by default."),
+    click.option("--test", "test", default=None, help="Cameras to hold out, comma-separated; by default the layout's."),
+    click.option(
+        "--frame-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
+        help="Where decoded frames are kept; $XDG_CACHE_HOME/moegs/frames by default.",
+    ),
+)  # fmt: skip
+
+
+def scene_options(command: F) -> F:
+    """Add the options that :func:`open_scene` takes; they arrive as ``**clip``."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
+    """Load a capture with the options of :func:`scene_options`."""
+    from moegs.data import load_scene
+
+    held_out = None if clip["test"] is None else clip["test"].split(",")
+    return load_scene(
+        path, scale=clip["scale"], start=clip["start"], frames=clip["frames"], test=held_out,
+        cache_dir=clip["frame_cache"],
+    )  # fmt: skip
+
+
+def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:
+    """Indices of cameras from their names separated by commas; None for None.
+
+    Raises:
+        ConfigError: the scene has no camera of such a name.
+    """
+    from moegs.errors import ConfigError
+
+    if names is None:
+        return None
+    for name in names.split(","):
+        if name not in scene.camera_names:
+            raise ConfigError(f"camera: expected some of {', '.join(scene.camera_names)}, got {name!r}.")
+    return tuple(scene.camera_names.index(name) for name in names.split(","))

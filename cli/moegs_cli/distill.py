@@ -1,0 +1,101 @@
+"""``moegs distill``: one expert learns what the whole mixture knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._models import EXPERT_FILE
+from ._scenes import open_scene, scene_options
+from .train import refuse_to_overwrite
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.distill import DistillConfig
+    from moegs.expert import Expert
+    from moegs.route import Mixture
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  moegs distill runs/mix --data clip --into polynomial --out runs/taught\n"
+    "  moegs distill runs/mix --data clip --into interpolation --from-scratch --compare --out runs/taught"
+)
+@click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
+@click.option("--into", required=True, metavar="NAME", help="An expert of the mixture, which goes on, or a prior.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the run.")
+@click.option("--from-scratch", is_flag=True, help="Start from the points although NAME is trained.")
+@click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
+@click.option("--budget", default="small", show_default=True, help="small, medium or full.")
+@click.option(
+    "--weight", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    help="Share of the photograph's term; the rest is the mixture's.",
+)
+@click.option("--compare", is_flag=True, help="Also train the same student for as long on photographs alone.")
+@click.option(
+    "--teacher-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
+    help="Where the mixture's frames and gates are kept; OUT/teacher by default.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and all randomness.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+@scene_options
+def distill(
+    mixture: Path, data: Path, into: str, out: Path, from_scratch: bool, compare: bool, resume: bool, quiet: bool,
+    **rest: Any,
+) -> None:  # fmt: skip
+    """Teach one expert: photographs where MIXTURE trusts it, the mixture's own frames elsewhere.
+
+    OUT receives expert.safetensors (with --compare also retrained/expert.safetensors), checkpoints and distill.json.
+    The table is of the held-out cameras.
+    """
+    from moegs.distill import distill as teach
+    from moegs.distill import retrain, student_of
+    from moegs.expert import save_expert
+    from moegs.route import load_mixture
+
+    refuse_to_overwrite(out, resume)
+    teacher, scene = load_mixture(mixture), open_scene(data, rest)
+    config = _config(teacher, scene, into, rest)
+    student = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
+    how = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet}
+    cache = rest["teacher_cache"] or out / "teacher"
+    files = {"distilled": out / EXPERT_FILE}
+    save_expert(teach(teacher, scene, into, config, cache=cache, out=out, **how), files["distilled"])
+    if compare:
+        files["retrained"] = out / "retrained" / EXPERT_FILE
+        save_expert(retrain(teacher, scene, into, config, out=out / "retrained", **how), files["retrained"])
+    if student.expert is not None:
+        files = {"before": mixture / "experts" / f"{student.expert}.safetensors"} | files
+    _show(teacher, mixture, scene, files, out)
+
+
+def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) -> DistillConfig:
+    from dataclasses import replace
+
+    from moegs.distill import DistillConfig
+    from moegs.train import budget
+
+    prior = teacher.experts[into].prior.name if into in teacher.experts else into
+    _, fit = budget(options["budget"], scene, prior)
+    fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps)
+    return DistillConfig(options["weight"], fit)
+
+
+def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path) -> None:
+    """The table, and the same as JSON."""
+    from moegs.expert import load_expert
+    from moegs.io import write_json
+    from moegs.report import command_line, model_row, print_table, versions
+    from moegs.train import evaluate, expert_renderer, mixture_renderer
+
+    def row(expert: Expert, path: Path) -> dict[str, Any]:
+        return model_row(evaluate(expert_renderer(expert), scene), expert, path)
+
+    rows = {name: row(load_expert(path), path) for name, path in files.items()}
+    rows["mixture"] = model_row(evaluate(mixture_renderer(teacher), scene), teacher, folder)
+    print_table(f"{scene.name}, held-out cameras", rows)
+    write_json(out / "distill.json", {"command": command_line(), "versions": versions(), "models": rows})

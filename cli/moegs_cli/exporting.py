@@ -1,0 +1,40 @@
+"""``moegs export``: an expert in a format that other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ._models import expert_file
+
+
+@click.command(
+    short_help="Write an expert as .ply files or in its original layout.",
+    epilog="\b\nExamples:\n"
+    "  moegs export runs/poly --out frames --format ply --frames 48\n"
+    "  moegs export expert.safetensors --out run --format original"
+)
+@click.argument("expert", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
+@click.option(
+    "--format", "kind", type=click.Choice(["ply", "original"]), default="ply", show_default=True,
+    help="ply: one INRIA .ply a frame. original: the layout of the project that invented the prior.",
+)
+@click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; by default the clip's frames.")
+def export(expert: Path, out: Path, kind: str, frames: int | None) -> None:
+    """Write EXPERT as one .ply a frame, or in its prior's original layout."""
+    from moegs.errors import ConfigError
+    from moegs.expert import load_expert
+    from moegs.interop import export as export_original
+    from moegs.interop import export_ply_sequence
+
+    loaded = load_expert(expert_file(expert))
+    if kind == "original":
+        click.echo(export_original(loaded, out))
+        return
+    count = frames or loaded.meta.get("n_frames")
+    if count is None:
+        raise ConfigError(f"{expert}: does not say how many frames its clip had; give --frames.")
+    files = export_ply_sequence(loaded, out, [i / count for i in range(count)])
+    click.echo(f"{out}: {len(files)} files")

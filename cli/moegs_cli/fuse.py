@@ -1,0 +1,89 @@
+"""``moegs fuse``: a mixture as one ordinary dynamic model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._scenes import open_scene, scene_options
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.expert import Expert
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  moegs fuse runs/mix --data clip --out fused.safetensors\n"
+    "  moegs fuse runs/mix --data clip --out fused.safetensors --pictures fused"
+)
+@click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File for the model.")
+@click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to average over.")
+@click.option(
+    "--scaling", type=click.Choice(["density", "opacity"]), default="density", show_default=True,
+    help="Share out optical depth, or multiply opacities as the paper does.",
+)
+@click.option(
+    "--pictures", type=click.Path(file_okay=False, path_type=Path), default=None,
+    help="Folder for depth maps and a spiral video of the experts and the fused model side by side.",
+)
+@click.option("--count", type=click.IntRange(1), default=60, show_default=True, help="Frames of the spiral.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views.")
+@scene_options
+def fuse(mixture: Path, data: Path, out: Path, pictures: Path | None, count: int, **rest: Any) -> None:
+    """Merge all experts of MIXTURE into one model without gates, each Gaussian dimmed by how far it is trusted.
+
+    Prints scores on the held-out cameras, and of depth where the capture ships true depth.
+    """
+    from moegs.expert import load_expert, save_expert
+    from moegs.route import load_mixture
+    from moegs.route.fuse import fuse as merge
+    from moegs.train.views import sample_views
+
+    mixed, scene = load_mixture(mixture), open_scene(data, rest)
+    views = sample_views(scene, rest["views"], seed=rest["seed"])
+    save_expert(merge(mixed, views, scaling=rest["scaling"]), out)
+    files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}
+    models = mixed.experts | {"fused": load_expert(out)}
+    _show(scene, models, files, data, rest)
+    if pictures is not None:
+        _draw(scene, models, pictures, count)
+
+
+def _show(
+    scene: Scene, models: dict[str, Expert], files: dict[str, Path], data: Path, options: dict[str, Any]
+) -> None:
+    from moegs.data.depth import has_depth
+    from moegs.report import model_row, print_table
+    from moegs.report.geometry import score_depth
+    from moegs.train import evaluate, expert_renderer
+
+    every = options["every"]
+    rows = {n: model_row(evaluate(expert_renderer(m), scene, every=every), m, files[n]) for n, m in models.items()}
+    print_table(f"{scene.name}, held-out cameras", rows)
+    for name, model in models.items() if has_depth(data) else ():
+        found = score_depth(model, scene, data, every=every, start=options["start"])
+        click.echo(
+            f"depth of {name}: abs-rel {found.abs_rel:.4f}, RMSE {found.rmse:.4f}, within 25 % {found.delta1:.1%}, "
+            f"covered {found.covered:.1%}"
+        )
+
+
+def _draw(scene: Scene, models: dict[str, Expert], folder: Path, count: int) -> None:
+    from moegs.report import write_png
+    from moegs.report.geometry import geometry_movie, side_by_side
+
+    from .render import shots_of
+
+    middle = scene.n_frames // 2
+    for camera in scene.test:
+        sheet = side_by_side(models, scene.cameras[camera], scene.time(middle), scene.bounds)
+        write_png(folder / f"depth-{scene.camera_names[camera]}.png", sheet)
+    shots = shots_of(scene, "spiral", count)["spiral"]
+    geometry_movie(folder / "spiral.mp4", models, shots, scene.bounds, fps=scene.fps)
+    click.echo(f"{folder}: depth maps and spiral.mp4 of {', '.join(models)}")

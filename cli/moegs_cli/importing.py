@@ -1,0 +1,43 @@
+"""``moegs import``: checkpoints of the original projects become experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .train import key_value
+
+
+@click.command(
+    "import",
+    short_help="Turn a checkpoint of an original project into an expert.",
+    epilog="\b\nExamples:\n"
+    "  moegs import 4DGaussians/output/sear_steak --out expert.safetensors\n"
+    "  moegs import SpacetimeGaussians/log/flame_salmon --out salmon.safetensors --format spacetime -o start=0",
+)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the expert, folder for a mixture.")
+@click.option("--format", "kind", default="auto", show_default=True, help="Project that wrote it; told from its files.")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="What the files do not hold.")
+def import_(path: Path, out: Path, kind: str, options: tuple[str, ...]) -> None:
+    """Read a checkpoint of one of the original projects from PATH and write it as ours.
+
+    A mixture of MoE-GS becomes a mixture's folder. Nothing in the files is executed. An unknown option names those that
+    the format knows.
+    """
+    from moegs.expert import Expert, save_expert
+    from moegs.interop import load
+
+    loaded: Any = load(path, kind, **dict(key_value("-o", entry) for entry in options))
+    if isinstance(loaded, Expert):
+        save_expert(loaded, out)
+        click.echo(f"{out}: {loaded.prior.name}, {len(loaded):,} Gaussians")
+        return
+    from moegs.interop import to_mixture
+    from moegs.route import save_mixture
+
+    mixture = to_mixture(loaded)
+    save_mixture(mixture, out, loaded.meta)
+    click.echo(f"{out}: mixture of {', '.join(mixture.experts)}")

@@ -1,0 +1,94 @@
+"""``moegs prune``: the same mixture with fewer Gaussians."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._scenes import open_scene, scene_options
+from .train import refuse_to_overwrite
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.prune import PruneReport
+    from moegs.route import Mixture
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55"
+)
+@click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the result.")
+@click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), help="Fraction of all Gaussians to drop.")
+@click.option("--threshold", type=float, help="Drop those with a lower score instead.")
+@click.option(
+    "--criterion", default="blend", show_default=True,
+    help="blend, gate (the paper's), gated-contribution, contribution, opacity or random.",
+)
+@click.option("--refit", type=click.IntRange(0), default=0, show_default=True, help="Router steps afterwards.")
+@click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
+@click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+@scene_options
+def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest: Any) -> None:
+    """Drop the Gaussians that MIXTURE needs least, and show what that costs.
+
+    Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
+    ordinary mixture, with prune.json beside it.
+    """
+    from moegs.prune import criterion, refit_router
+    from moegs.prune import prune as drop
+    from moegs.route import load_mixture, save_mixture
+    from moegs.train.views import sample_views
+
+    score = criterion(rest["criterion"])
+    refuse_to_overwrite(out, resume=False)
+    before, scene = load_mixture(mixture), open_scene(data, rest)
+    views = sample_views(scene, rest["views"], seed=rest["seed"])
+    pruned, report = drop(before, score(before, views), ratio=rest["ratio"], threshold=rest["threshold"])
+    pruned = refit_router(scene, pruned, rest["refit"], seed=rest["seed"], progress=not quiet)
+    save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
+    _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest, out)
+    if curve:
+        _curve(before, scene, views, rest, out, quiet)
+
+
+def _show(
+    scene: Scene, models: dict[str, tuple[Mixture, Path]], report: PruneReport, options: dict[str, Any], out: Path
+) -> None:
+    """The table, and the same as JSON."""
+    from moegs.io import write_json
+    from moegs.report import command_line, model_row, print_table, versions
+    from moegs.train import evaluate, mixture_renderer
+
+    rows = {
+        name: model_row(evaluate(mixture_renderer(model), scene, every=options["every"]), model, path)
+        for name, (model, path) in models.items()
+    }
+    print_table(f"{scene.name}, held-out cameras", rows)
+    for name, n in report.before.items():
+        click.echo(f"{name}: {n:,} → {report.after.get(name, 0):,} Gaussians")
+    for name in report.emptied:
+        click.echo(f"moegs: warning: {name} lost every Gaussian and left the mixture", err=True)
+    head = {"command": command_line(), "versions": versions(), "criterion": options["criterion"]}
+    write_json(out / "prune.json", head | {"report": report.to_json(), "models": rows})
+
+
+def _curve(mixture: Mixture, scene: Scene, views: Any, options: dict[str, Any], out: Path, quiet: bool) -> None:
+    from moegs.prune import CRITERIA, pruning_curve, write_curve
+    from moegs.report import command_line, versions
+
+    kind = mixture.router.config.kind
+    names = [name for name in CRITERIA if not (name == "gate" and kind == "pixel")]
+    scores = {name: CRITERIA[name](mixture, views) for name in names}
+    points = pruning_curve(mixture, scene, scores, refit=options["refit"], every=options["every"], progress=not quiet)
+    write_curve(points, out, {"command": command_line(), "versions": versions(), "scene": scene.name})
+    click.echo(f"{out / 'curve.png'}: {len(names)} criteria; figures in curve.json")

@@ -1,0 +1,98 @@
+"""``moegs render``: pictures and videos of an expert or a mixture."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._models import is_mixture, open_model
+from ._scenes import cameras_named, open_scene, scene_options
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.render import Camera
+
+SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
+
+
+@click.command(
+    short_help="Render an expert or a mixture as PNGs or mp4.",
+    epilog="\b\nExamples:\n"
+    "  moegs render runs/mix --data clip --out pictures\n"
+    "  moegs render runs/mix --data clip --out pictures --what mixture,experts,gates,depth --camera cam03\n"
+    "  moegs render runs/mix --data clip --out movies --camera spiral --format mp4 --fps 30"
+)
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture, for its cameras.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the pictures.")
+@click.option(
+    "--what", default=None, metavar="KINDS",
+    help="Some of mixture, experts, gates, depth, separated by commas; the final image by default.",
+)
+@click.option(
+    "--camera", default="test", show_default=True,
+    help="test, train, spiral (a path around the middle of the rig), or names of cameras separated by commas.",
+)
+@click.option("--format", "kind", type=click.Choice(["png", "mp4"]), default="png", show_default=True)
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=None, help="Of mp4; the clip's by default.")
+@click.option("--count", type=click.IntRange(1), default=None, help="Pictures a camera, spread over the clip's time.")
+@click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
+@scene_options
+def render(
+    model: Path, data: Path, out: Path, what: str | None, camera: str, kind: str, fps: float | None,
+    count: int | None, backend: str, **clip: Any,
+) -> None:  # fmt: skip
+    """Render MODEL (an expert or a mixture) from the cameras of a capture.
+
+    OUT receives one folder of PNGs, or one mp4, for every camera and kind of picture: the blend, each expert, each
+    expert's gate as a heat-map, depth (near is bright).
+    """
+    opened, scene = open_model(model), open_scene(data, clip)
+    kinds = (what or ("mixture" if is_mixture(model) else "experts")).split(",")
+    for name, shots in shots_of(scene, camera, count).items():
+        written = _write(opened, scene, shots, out / name, (kinds, kind, fps or scene.fps, backend))
+        click.echo(f"{out / name}: {len(shots)} frames of {', '.join(written)}")
+
+
+def shots_of(scene: Scene, camera: str, count: int | None) -> dict[str, list[tuple[Camera, float]]]:
+    """Cameras and times to render, by the name of the camera or path."""
+    if camera == "spiral":
+        return {"spiral": _spiral(scene, count or max(scene.n_frames, SPIRAL_FRAMES))}
+    chosen = {"test": scene.test, "train": scene.train}.get(camera)
+    times = [i / (count or scene.n_frames) for i in range(count or scene.n_frames)]
+    indices = cameras_named(scene, camera) if chosen is None else chosen
+    return {scene.camera_names[i]: [(scene.cameras[i], t) for t in times] for i in indices or ()}
+
+
+def _spiral(scene: Scene, count: int) -> list[tuple[Camera, float]]:
+    from moegs.render.paths import central, spiral
+
+    rig = [scene.cameras[i] for i in scene.train]
+    middle = rig[central(rig)]
+    z = (scene.cloud.points.to(middle.viewmat) @ middle.viewmat[2, :3]) + middle.viewmat[2, 3]
+    focus = float(z[z > middle.near].median()) if bool((z > middle.near).any()) else sum(scene.bounds) / 2
+    return [(camera, i / count) for i, camera in enumerate(spiral(rig, count, focus=focus))]
+
+
+def _write(
+    model: Any, scene: Scene, shots: list[tuple[Camera, float]], base: Path, how: tuple[list[str], str, float, str]
+) -> list[str]:
+    """Render the shots once and feed every kind of picture to its own folder or video; returns their names."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from moegs.report import layers, open_movie, open_pngs
+
+    kinds, kind, fps, backend = how
+    sinks: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for camera, t in track(shots, base.name, console=Console(stderr=True), transient=True):
+            for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, backend=backend).items():
+                if name not in sinks:
+                    sink = open_pngs(base / name) if kind == "png" else open_movie(base / f"{name}.mp4", fps)
+                    sinks[name] = stack.enter_context(sink)
+                sinks[name](picture)
+    return list(sinks)

@@ -1,0 +1,97 @@
+"""``moegs route``: a router over trained experts, and the mixture of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._models import expert_file, warn_if_other_clip
+from ._scenes import cameras_named, open_scene, scene_options
+from .train import refuse_to_overwrite
+
+if TYPE_CHECKING:
+    from moegs.expert import Expert
+
+
+class _ExpertsSideBySide(click.Command):
+    """Takes ``--experts A B C`` for ``--experts A --experts B --experts C``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, "--experts"))
+
+
+def spread(args: list[str], option: str) -> list[str]:
+    """Repeat an option before each of the values that follow it, up to the next option."""
+    spelled, within = [], False
+    for position, arg in enumerate(args):
+        follows = within and not arg.startswith("-") and args[position - 1] != option
+        spelled += [option, arg] if follows else [arg]
+        within = arg == option or (within and not arg.startswith("-"))
+    return spelled
+
+
+@click.command(
+    cls=_ExpertsSideBySide,
+    short_help="Train a router over experts and save the mixture.",
+    epilog="\b\nExamples:\n"
+    "  moegs route clip --experts runs/poly runs/keys --out runs/mix\n"
+    "  moegs route clip --experts a.safetensors b.safetensors --views cam03,cam07 --out runs/mix --steps 500"
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--experts", "paths", multiple=True, required=True, type=click.Path(path_type=Path), metavar="EXPERT...",
+    help="Expert files, or the folders of their training runs; their order is that of the gates.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the mixture.")
+@click.option("--budget", default="small", show_default=True, help="small, medium or full.")
+@click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and the network.")
+@click.option("--views", default=None, metavar="CAMERAS", help="Learn from these cameras only, separated by commas.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@scene_options
+def route(
+    data: Path, paths: tuple[Path, ...], out: Path, budget: str, views: str | None, resume: bool, quiet: bool,
+    **rest: Any,
+) -> None:  # fmt: skip
+    """Train a router over experts of the capture in DATA, and save the mixture.
+
+    The experts stay as they are. OUT receives the mixture: experts/, router.safetensors and manifest.json with the hash
+    of every file; while it trains also checkpoint.safetensors and metrics.jsonl.
+    """
+    from moegs.route import save_mixture
+    from moegs.train import fit_router, route_budget
+
+    refuse_to_overwrite(out, resume)
+    experts = named_experts(paths)
+    scene = open_scene(data, rest)
+    for expert in experts.values():
+        warn_if_other_clip(expert.meta, scene)
+    given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
+    mixture = fit_router(
+        scene, experts, replace(route_budget(budget), **given), out=out, resume=resume,
+        cameras=cameras_named(scene, views), progress=not quiet,
+    )  # fmt: skip
+    save_mixture(mixture, out, {"scene": scene.name, "n_frames": scene.n_frames})
+    click.echo(f"{out}: mixture of {', '.join(experts)}")
+
+
+def named_experts(paths: tuple[Path, ...]) -> dict[str, Expert]:
+    """Read experts and name them by their priors; further ones of the same prior get -2, -3…"""
+    from moegs.expert import load_expert
+
+    experts: dict[str, Expert] = {}
+    for path in paths:
+        expert = load_expert(expert_file(path))
+        experts[free_name(expert.prior.name, experts)] = expert
+    return experts
+
+
+def free_name(name: str, taken: Any) -> str:
+    """The name itself, or with the first number that makes it unique."""
+    numbers = (f"{name}-{i}" for i in range(2, len(taken) + 3))
+    return name if name not in taken else next(n for n in numbers if n not in taken)

@@ -1,0 +1,86 @@
+"""``moegs select``: which experts are worth mixing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._scenes import cameras_named, open_scene, scene_options
+from .route import named_experts, spread
+
+
+class _ExpertsSideBySide(click.Command):
+    """Takes ``--experts A B C`` for ``--experts A --experts B --experts C``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, "--experts"))
+
+
+@click.command(
+    cls=_ExpertsSideBySide,
+    epilog="\b\nExamples:\n"
+    "  moegs select clip --experts runs/poly runs/keys runs/planes\n"
+    "  moegs select clip --experts runs/* --sizes 2,3,4 --steps 300 --json ranking.json",
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--experts", "paths", multiple=True, required=True, type=click.Path(path_type=Path), metavar="EXPERT...",
+    help="Expert files, or the folders of their training runs.",
+)
+@click.option("--sizes", default="2,3", show_default=True, help="How many experts to mix, separated by commas.")
+@click.option("--steps", type=click.IntRange(1), default=200, show_default=True, help="Router steps for each subset.")
+@click.option("--validation", type=click.IntRange(1), default=2, show_default=True, help="Training cameras to rank by.")
+@click.option("--cameras", default=None, metavar="CAMERAS", help="Which ones, separated by commas; spread by default.")
+@click.option("--every", type=click.IntRange(1), default=2, show_default=True, help="Rank by every n-th frame.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the routers.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking here.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@scene_options
+def select(data: Path, paths: tuple[Path, ...], json_path: Path | None, quiet: bool, **rest: Any) -> None:
+    """Rank subsets of trained experts by decibels gained per millisecond.
+
+    Each subset gets a short router fit on some training cameras of the capture in DATA and is scored on the others; the
+    held-out cameras are never looked at.
+    """
+    from moegs.io import write_json
+    from moegs.report import command_line, versions
+    from moegs.route.select import SelectConfig, rank_subsets
+
+    sizes = _numbers(rest["sizes"])
+    experts, scene = named_experts(paths), open_scene(data, rest)
+    config = SelectConfig(sizes, rest["validation"], rest["every"], steps=rest["steps"], seed=rest["seed"])
+    ranked = rank_subsets(
+        scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet
+    )
+    _show(scene.name, ranked)
+    if json_path is not None:
+        head = {"command": command_line(), "versions": versions(), "scene": scene.name}
+        write_json(json_path, head | {"ranking": [c.to_json() for c in ranked]})
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from moegs.errors import ConfigError
+
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--sizes: expected numbers separated by commas, got {text!r}.") from None
+    if min(sizes) < 2:
+        raise ConfigError(f"--sizes: expected numbers of at least 2, got {text!r}.")
+    return sizes
+
+
+def _show(scene: str, ranked: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{scene}, validation cameras of the training rig", title_justify="left")
+    table.add_column("experts")
+    for heading in ("PSNR", "gain, dB", "ms a frame", "dB a ms", "best of its cost"):
+        table.add_column(heading, justify="right")
+    for c in ranked:
+        cells = f"{c.psnr:.2f}", f"{c.gain:+.2f}", f"{c.ms:.1f}", f"{c.gain_per_ms:+.4f}", "yes" if c.efficient else ""
+        table.add_row(" + ".join(c.experts), *cells)
+    Console().print(table)

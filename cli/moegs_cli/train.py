@@ -1,0 +1,108 @@
+"""``moegs train``: one expert from a capture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._models import EXPERT_FILE
+from ._scenes import cameras_named, open_scene, scene_options
+
+if TYPE_CHECKING:
+    from moegs.deform import Prior
+    from moegs.train import FitConfig
+
+
+@click.command(
+    short_help="Train one expert on a capture.",
+    epilog="\b\nExamples:\n"
+    "  moegs train clip --prior polynomial --out runs/poly\n"
+    "  moegs train clip --prior interpolation --out runs/keys --steps 3000 --seed 1\n"
+    "  moegs train clip --prior polynomial --set sh_degree=1 --set lr_motion=4e-4 --out runs/plain\n"
+    "  moegs train clip --prior polynomial --out runs/poly --resume"
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--prior", required=True, help="Motion prior: polynomial, interpolation, hexplane, embedding or reformulation."
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the run.")
+@click.option("--budget", default="small", show_default=True, help="small, medium or full.")
+@click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and all randomness.")
+@click.option("--max-gaussians", type=click.IntRange(1), default=None, help="Hard cap; the budget's by default.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the prior; may be repeated.")
+@click.option("--views", default=None, metavar="CAMERAS", help="Train on these cameras only, separated by commas.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@scene_options
+def train(
+    data: Path, prior: str, out: Path, budget: str, settings: tuple[str, ...], views: str | None, resume: bool,
+    quiet: bool, **rest: Any,
+) -> None:  # fmt: skip
+    """Train one expert on the capture in DATA.
+
+    OUT receives expert.safetensors, and while it trains checkpoint.safetensors and metrics.jsonl. A run that was
+    interrupted, even killed, continues with the same command and --resume.
+    """
+    from moegs.expert import save_expert
+    from moegs.train import budget as plan
+    from moegs.train import fit_expert
+
+    refuse_to_overwrite(out, resume)
+    scene = open_scene(data, rest)
+    chosen, config = plan(budget, scene, prior)
+    expert = fit_expert(
+        scene, with_settings(chosen, settings), _overridden(config, rest), out=out, resume=resume,
+        cameras=cameras_named(scene, views), progress=not quiet,
+    )  # fmt: skip
+    save_expert(expert, out / EXPERT_FILE)
+    click.echo(f"{out / EXPERT_FILE}: {prior}, {len(expert):,} Gaussians after {expert.meta['steps']:,} steps")
+
+
+def refuse_to_overwrite(out: Path, resume: bool) -> None:
+    """A run that is there already is only touched by ``--resume``.
+
+    Raises:
+        ConfigError: OUT holds a run and ``--resume`` was not given.
+    """
+    from moegs.errors import ConfigError
+
+    taken = [name for name in ("checkpoint.safetensors", EXPERT_FILE, "manifest.json") if (out / name).exists()]
+    if taken and not resume:
+        raise ConfigError(f"--out: {out} holds {taken[0]} already; add --resume to go on, or name another folder.")
+
+
+def with_settings(prior: Prior, settings: tuple[str, ...]) -> Prior:
+    """A prior with options changed by ``KEY=VALUE``; values are JSON, or plain text where they are not.
+
+    Raises:
+        ConfigError: an entry is not KEY=VALUE, or the prior knows no such option.
+    """
+    from moegs.deform import from_config, to_config
+
+    return from_config(prior.name, to_config(prior) | dict(key_value("--set", entry) for entry in settings))
+
+
+def key_value(option: str, entry: str) -> tuple[str, Any]:
+    """Split KEY=VALUE and read the value."""
+    from moegs.errors import ConfigError
+
+    key, equals, text = entry.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"{option}: expected KEY=VALUE, got {entry!r}.")
+    try:
+        return key, json.loads(text)
+    except json.JSONDecodeError:
+        return key, text
+
+
+def _overridden(config: FitConfig, options: dict[str, Any]) -> FitConfig:
+    if options["max_gaussians"] is not None:
+        config = replace(config, densify=replace(config.densify, max_gaussians=options["max_gaussians"]))
+    given = {k: options[k] for k in ("steps", "seed", "checkpoint_every") if options[k] is not None}
+    return replace(config, **given)

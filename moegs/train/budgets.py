@@ -1,0 +1,84 @@
+"""How much work to put in: three named sizes of a run, so that nobody has to tune before the first picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moegs import deform
+from moegs.data import Scene
+from moegs.deform.prior import Prior
+from moegs.errors import ConfigError
+from moegs.gaussians.densify import DensifyRule
+from moegs.train.fit import FitConfig
+from moegs.train.route import RouteConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One size of a run.
+
+    Attributes:
+        steps: optimisation steps of an expert, before its prior's share of :data:`SHARE`.
+        max_gaussians: hard cap on the Gaussians of an expert.
+        densify_every: steps between edits of the set of Gaussians.
+        router_steps: optimisation steps of the router.
+    """
+
+    steps: int
+    max_gaussians: int
+    densify_every: int
+    router_steps: int
+
+
+BUDGETS = {
+    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_500),
+    "medium": Budget(steps=20_000, max_gaussians=80_000, densify_every=200, router_steps=3_000),
+    "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000),
+}
+"""small: a laptop, minutes. medium: a laptop, an evening. full: a GPU."""
+
+SHARE = {"hexplane": 0.7, "embedding": 0.7}
+"""Priors whose steps cost more take fewer of them, so that a budget means time rather than steps."""
+
+
+def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
+    """A prior with hyper-parameters for this clip, and how to train it.
+
+    Args:
+        name: ``"small"``, ``"medium"`` or ``"full"``.
+        scene: the clip.
+        prior_name: one of :func:`moegs.deform.names`.
+
+    Raises:
+        ConfigError: there is no such budget or prior.
+
+    Example:
+        >>> _sized("small").steps
+        7000
+    """
+    size = _sized(name)
+    config = FitConfig(
+        steps=round(size.steps * SHARE.get(prior_name, 1.0)),
+        densify=DensifyRule(max_gaussians=size.max_gaussians),
+        densify_every=size.densify_every,
+    )
+    return deform.get(prior_name).for_clip(scene.n_frames), config
+
+
+def route_budget(name: str) -> RouteConfig:
+    """How to train the router at a budget.
+
+    Raises:
+        ConfigError: there is no such budget.
+
+    Example:
+        >>> route_budget("small").steps
+        1500
+    """
+    return RouteConfig(steps=_sized(name).router_steps)
+
+
+def _sized(name: str) -> Budget:
+    if name not in BUDGETS:
+        raise ConfigError(f"budget: expected one of {', '.join(BUDGETS)}, got {name!r}.")
+    return BUDGETS[name]

@@ -1,0 +1,32 @@
+"""What to hold a mixture against: the plain average of its experts, and the best expert at every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from moegs.data import Scene
+from moegs.metrics import FrameScores, score, summarise
+from moegs.route.blend import blend, oracle_gates, uniform_gates
+from moegs.route.mixture import Mixture, render_experts
+
+
+@torch.no_grad()
+def yardsticks(
+    mixture: Mixture, scene: Scene, cameras: Sequence[int] | None = None, *, every: int = 1, backend: str = "auto"
+) -> dict[str, FrameScores]:
+    """Mean scores of the ``"uniform average"`` and the ``"per-pixel oracle"`` on the held-out cameras.
+
+    The average shows what an ensemble gains by itself. The oracle looks at the photograph and picks the nearer expert
+    at every pixel: what a router that selects could reach at most.
+    """
+    scores: dict[str, list[FrameScores]] = {"uniform average": [], "per-pixel oracle": []}
+    experts = list(mixture.experts.values())
+    for camera in scene.test if cameras is None else cameras:
+        for frame in range(0, scene.n_frames, every):
+            images = render_experts(experts, scene.cameras[camera], scene.time(frame), backend=backend).color
+            truth = scene.image(camera, frame)
+            scores["uniform average"].append(score(blend(images, uniform_gates(images)), truth))
+            scores["per-pixel oracle"].append(score(blend(images, oracle_gates(images, truth)), truth))
+    return {name: summarise(values) for name, values in scores.items()}

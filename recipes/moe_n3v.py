@@ -1,0 +1,121 @@
+"""Train experts with different motion priors, route between them, measure on the held-out camera and show it.
+
+python recipes/moe_n3v.py [--data DIR] [--experts polynomial interpolation] [--out DIR] [--budget small|medium|full]
+
+Without --data it makes its own synthetic clip. Run it again and it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from moegs import report
+from moegs.data import Scene, load_scene
+from moegs.data.synth import synthesize
+from moegs.expert import Expert, load_expert, save_expert
+from moegs.route import Mixture, read_manifest, render_mixture, save_mixture
+from moegs.train import (
+    budget,
+    evaluate,
+    expert_renderer,
+    fit_expert,
+    fit_router,
+    mixture_renderer,
+    route_budget,
+    yardsticks,
+)  # fmt: skip
+
+console = Console()
+
+
+def main() -> None:
+    args = arguments()
+    scene = load_scene(args.data or clip(args.out / "clip"), cache_dir=args.out / "frames")
+    experts = {name: expert(args, scene, name) for name in numbered(args.experts)}
+    mixture = mix(args, scene, experts)
+    results = measure(args, scene, mixture)
+    report.write_results(args.out / "results.json", results)
+    picture = report.mixture_sheet(mixture, scene, scene.test[0], scene.n_frames // 2)
+    report.write_png(args.out / "contact_sheet.png", picture)
+    rows = results["experts"] | results["yardsticks"] | {"mixture": results["mixture"]}
+    report.print_table(f"{scene.name}, held out: {', '.join(scene.camera_names[i] for i in scene.test)}", rows, console)
+    console.print(f"rasteriser: {results['backend']}; {args.out}/results.json, {args.out}/contact_sheet.png")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a capture; a synthetic one by default")
+    parser.add_argument("--experts", nargs="+", default=["polynomial", "interpolation"], help="priors, repeats allowed")
+    parser.add_argument("--out", type=Path, default=Path("runs/moe_n3v"))
+    parser.add_argument("--budget", default="small", help="small, medium or full")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
+    return parser.parse_args()
+
+
+def clip(folder: Path) -> Path:
+    return folder if folder.exists() else synthesize(folder)
+
+
+def numbered(names: list[str]) -> dict[str, int]:
+    """The same prior again is another expert: interpolation, interpolation-2… with the next seed."""
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return {f"{name}-{n + 1}" if n else name: n for name, n in zip(names, before, strict=True)}
+
+
+def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
+    prior, config = budget(args.budget, scene, name.rpartition("-")[0] or name)
+    number = numbered(args.experts)[name]
+    config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
+    folder = args.out / "experts" / name
+    file, untouched = folder / "expert.safetensors", not (folder / "checkpoint.safetensors").exists()
+    started = time.perf_counter()
+    trained = fit_expert(scene, prior, config, out=folder, resume=True)
+    if file.exists():  # finished before: fit_expert has only made sure that the settings are the same
+        return load_expert(file)
+    seconds = time.perf_counter() - started if untouched else None  # stretches before an interruption are not known
+    trained = replace(trained, meta=trained.meta | {"train_seconds": seconds})
+    save_expert(trained, file)
+    return trained
+
+
+def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
+    config = replace(route_budget(args.budget), seed=args.seed)
+    config = replace(config, steps=min(config.steps, args.steps or config.steps))
+    started, untouched = time.perf_counter(), not (args.out / "mixture/checkpoint.safetensors").exists()
+    mixture = fit_router(scene, experts, config, out=args.out / "mixture", resume=True)
+    if untouched or not (args.out / "mixture/manifest.json").exists():
+        seconds = time.perf_counter() - started if untouched else None
+        save_mixture(mixture, args.out / "mixture", {"scene": scene.name, "train_seconds": seconds})
+    return mixture
+
+
+def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
+    folder = args.out / "mixture"
+    rows = {
+        name: report.model_row(
+            evaluate(expert_renderer(e), scene), e, folder / f"experts/{name}.safetensors", e.meta["train_seconds"]
+        )
+        for name, e in mixture.experts.items()
+    }
+    whole = evaluate(mixture_renderer(mixture), scene)
+    rendered = render_mixture(mixture, scene.cameras[scene.test[0]], 0.0)
+    return {
+        "scene": scene.name,
+        "protocol": f"held out: {', '.join(scene.camera_names[i] for i in scene.test)}. {report.PROTOCOL}",
+        "command": report.command_line(),
+        "versions": report.versions(),
+        "backend": rendered.backend,
+        "experts": rows,
+        "mixture": report.model_row(whole, mixture, folder, read_manifest(folder)["meta"]["train_seconds"]),
+        "yardsticks": {name: report.score_row(scores) for name, scores in yardsticks(mixture, scene).items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
