@@ -1,5 +1,6 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
+from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, refit_router, write_curve
 from moegs.prune.scores import (
     CRITERIA,
     blend_sensitivity,
@@ -14,6 +15,7 @@ from moegs.prune.select import PruneReport, kept_rows, prune
 
 __all__ = [
     "CRITERIA",
+    "CurvePoint",
     "PruneReport",
     "blend_sensitivity",
     "contribution",
@@ -21,7 +23,11 @@ __all__ = [
     "gate_sensitivity",
     "gated_contribution",
     "kept_rows",
+    "megabytes",
     "opacity",
     "prune",
+    "pruning_curve",
     "random",
+    "refit_router",
+    "write_curve",
 ]

@@ -1,0 +1,69 @@
+"""The curve over ratios, and the short refit behind it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from moegs.errors import BackendError
+from moegs.prune import megabytes, prune, pruning_curve, refit_router, write_curve
+from moegs.train.views import sample_views
+from tests.distill.test_distill import make_mixture
+from tests.train.scenes import small_scene
+
+
+@pytest.fixture(autouse=True)
+def reference_only(monkeypatch):
+    """Sizes here are too small for compiled kernels to matter."""
+    monkeypatch.setattr("moegs.render.backends.native_available", lambda: False)
+
+
+def test_points_and_files(tmp_path):
+    mixture, g = make_mixture(), torch.Generator().manual_seed(0)
+    n = sum(mixture.router.counts)
+    scores = {"one": torch.rand(n, generator=g), "other": torch.rand(n, generator=g)}
+    points = pruning_curve(mixture, small_scene(), scores, (0.0, 0.5), every=2, progress=False)
+    assert [(p.criterion, p.ratio, p.gaussians) for p in points] == [
+        ("one", 0.0, n), ("one", 0.5, n // 2), ("other", 0.0, n), ("other", 0.5, n // 2),
+    ]  # fmt: skip
+    assert points[0].psnr == points[2].psnr and points[1].psnr != points[3].psnr
+    assert points[1].megabytes < 0.6 * points[0].megabytes
+    write_curve(points, tmp_path, {"scene": "blobs"})
+    saved = json.loads((tmp_path / "curve.json").read_text())
+    assert saved["scene"] == "blobs" and saved["points"][1]["ratio"] == 0.5
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_figures_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(BackendError, match=r"moegs\[report\]"):
+        write_curve([], tmp_path)
+    assert (tmp_path / "curve.json").exists() and not (tmp_path / "curve.png").exists()
+
+
+def test_refit_starts_from_the_pruned_router():
+    mixture, scene = make_mixture(), small_scene()
+    pruned, _ = prune(mixture, torch.rand(96, generator=torch.Generator().manual_seed(1)), ratio=0.5)
+    assert refit_router(scene, pruned, 0) is pruned
+    refitted = refit_router(scene, pruned, 1, progress=False)
+    moved = (refitted.router.base - pruned.router.base).abs().max()
+    assert 0 < moved < 0.5 and list(refitted.experts) == list(pruned.experts)
+
+
+def test_megabytes_counts_every_tensor():
+    mixture = make_mixture()
+    counted = sum(v.numel() for e in mixture.experts.values() for v in e.params.values())
+    counted += sum(v.numel() for v in mixture.router.state_dict().values())
+    assert megabytes(mixture) == pytest.approx(4 * counted / 1e6)
+
+
+def test_views_are_sampled_evenly_and_again():
+    views = sample_views(small_scene(), 6, seed=3)
+    assert len(views) == 6 and [v.frame for v in views] == [v.frame for v in views]
+    assert len(set(views.pairs)) == 6 and {c for c, _ in views.pairs} == {1, 2}
+    assert len(sample_views(small_scene(), 100)) == 8
+    assert {c for c, _ in sample_views(small_scene(), 3, cameras=(2,)).pairs} == {2}
