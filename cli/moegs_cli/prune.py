@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
 @click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios.")
+@click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @scene_options
 def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest: Any) -> None:
@@ -84,11 +85,14 @@ def _show(
 
 def _curve(mixture: Mixture, scene: Scene, views: Any, options: dict[str, Any], out: Path, quiet: bool) -> None:
     from moegs.prune import CRITERIA, pruning_curve, write_curve
+    from moegs.prune.curve import RATIOS
     from moegs.report import command_line, versions
 
     kind = mixture.router.config.kind
     names = [name for name in CRITERIA if not (name == "gate" and kind == "pixel")]
     scores = {name: CRITERIA[name](mixture, views) for name in names}
-    points = pruning_curve(mixture, scene, scores, refit=options["refit"], every=options["every"], progress=not quiet)
+    ratios = RATIOS if options["ratios"] is None else tuple(float(r) for r in options["ratios"].split(","))
+    how = {"refit": options["refit"], "every": options["every"], "progress": not quiet}
+    points = pruning_curve(mixture, scene, scores, ratios, **how)
     write_curve(points, out, {"command": command_line(), "versions": versions(), "scene": scene.name})
     click.echo(f"{out / 'curve.png'}: {len(names)} criteria; figures in curve.json")

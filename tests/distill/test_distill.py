@@ -25,12 +25,6 @@ from moegs.train import FitConfig, photometric_loss
 from tests.train.scenes import small_scene
 
 
-@pytest.fixture(autouse=True)
-def reference_only(monkeypatch):
-    """Sizes here are too small for compiled kernels to matter."""
-    monkeypatch.setattr("moegs.render.backends.native_available", lambda: False)
-
-
 def blobs(seed: int, name: str = "polynomial") -> Expert:
     prior = get(name).for_clip(4)
     return Expert(prior, prior.init(small_scene().cloud, torch.Generator().manual_seed(seed)))

@@ -15,12 +15,6 @@ from tests.distill.test_distill import make_mixture
 from tests.train.scenes import small_scene
 
 
-@pytest.fixture(autouse=True)
-def reference_only(monkeypatch):
-    """Sizes here are too small for compiled kernels to matter."""
-    monkeypatch.setattr("moegs.render.backends.native_available", lambda: False)
-
-
 def test_points_and_files(tmp_path):
     mixture, g = make_mixture(), torch.Generator().manual_seed(0)
     n = sum(mixture.router.counts)

@@ -13,12 +13,6 @@ from tests.distill.test_distill import blobs
 from tests.train.scenes import small_scene
 
 
-@pytest.fixture(autouse=True)
-def reference_only(monkeypatch):
-    """Sizes here are too small for compiled kernels to matter."""
-    monkeypatch.setattr("moegs.render.backends.native_available", lambda: False)
-
-
 def test_ranks_by_gain_per_millisecond():
     trials = [_Trial(("a",), 30.0, 10.0), _Trial(("b",), 29.0, 4.0), _Trial(("a", "b"), 31.0, 14.0),
               _Trial(("a", "c"), 31.5, 40.0), _Trial(("b", "c"), 30.5, 15.0)]  # fmt: skip

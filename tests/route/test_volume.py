@@ -71,8 +71,7 @@ def test_refusals():
         volume_expert(featured, VolumeRouter([7]))
 
 
-def test_training_moves_the_weights_alone_and_helps(tmp_path, monkeypatch):
-    monkeypatch.setattr("moegs.render.backends.native_available", lambda: False)
+def test_training_moves_the_weights_alone_and_helps(tmp_path):
     scene = small_scene()
     kinds = {"a": "polynomial", "b": "interpolation"}
     experts = {n: tiny.expert(p, 12, s, torch.float32) for s, (n, p) in enumerate(kinds.items())}

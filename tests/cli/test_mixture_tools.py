@@ -1,0 +1,97 @@
+"""moegs prune, distill, fuse and select on a capture made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from moegs.data import Scene, load_scene, synthesize
+from moegs.deform import get
+from moegs.expert import Expert, load_expert, save_expert
+from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
+from moegs_cli.distill import distill
+from moegs_cli.fuse import fuse
+from moegs_cli.prune import prune
+from moegs_cli.select import select
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A capture, two untrained experts and a mixture of them, side by side."""
+    folder = tmp_path_factory.mktemp("tools")
+    synthesize(folder / "clip", cameras=4, frames=2, size=(32, 24), progress=False)
+    scene = load_scene(folder / "clip", cache_dir=folder / "frames", progress=False)
+    experts = {"poly": blank(scene, "polynomial"), "keys": blank(scene, "interpolation")}
+    for name, expert in experts.items():
+        save_expert(expert, folder / f"{name}.safetensors")
+    router = VolumePixelRouter([len(e) for e in experts.values()], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        router.base.uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
+    save_mixture(Mixture(experts, router), folder / "mix")
+    return folder
+
+
+def blank(scene: Scene, name: str) -> Expert:
+    prior = get(name).for_clip(scene.n_frames)
+    return Expert(prior, prior.init(scene.cloud[slice(0, None, 4)], torch.Generator().manual_seed(0)))
+
+
+def run(command, *args) -> str:
+    result = CliRunner().invoke(command, [str(a) for a in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_prune(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    said = run(prune, place / "mix", *data, "--ratio", 0.5, "--views", 2, "--refit", 1, "--out", tmp_path / "half")
+    before, after = load_mixture(place / "mix"), load_mixture(tmp_path / "half")
+    assert sum(after.router.counts) == sum(before.router.counts) - sum(before.router.counts) // 2
+    assert "before" in said and "after" in said and "poly:" in said
+    told = json.loads((tmp_path / "half" / "prune.json").read_text())
+    assert told["report"]["fraction"] == pytest.approx(0.5, abs=0.01) and set(told["models"]) == {"before", "after"}
+
+
+def test_prune_draws_a_curve(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--every", 2)
+    how = ("--threshold", 0, "--criterion", "gate", "--views", 1, "--curve", "--ratios", "0,0.5")
+    run(prune, place / "mix", *data, *how, "--out", tmp_path)
+    named = {p["criterion"] for p in json.loads((tmp_path / "curve.json").read_text())["points"]}
+    assert {"blend", "gate", "opacity", "contribution", "random"} <= named and (tmp_path / "curve.png").exists()
+
+
+def test_distill(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    said = run(distill, place / "mix", *data, "--into", "poly", "--steps", 2, "--compare", "--out", tmp_path)
+    assert all(word in said for word in ("before", "distilled", "retrained", "mixture"))
+    assert load_expert(tmp_path / "expert.safetensors").meta["distilled from"] == ["poly", "keys"]
+    assert (tmp_path / "retrained" / "expert.safetensors").exists() and list((tmp_path / "teacher").iterdir())
+    assert set(json.loads((tmp_path / "distill.json").read_text())["models"]) >= {"distilled", "retrained"}
+
+
+def test_fuse(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames")
+    file = tmp_path / "fused.safetensors"
+    said = run(fuse, place / "mix", *data, "--views", 2, "--out", file, "--pictures", tmp_path / "p", "--count", 2)
+    assert "fused" in said and "depth of fused: abs-rel" in said and "depth of keys" in said
+    assert load_expert(file).prior.name == "fused"
+    assert (tmp_path / "p" / "depth-cam00.png").exists() and (tmp_path / "p" / "spiral.mp4").stat().st_size > 500
+
+
+def test_select(place, tmp_path):
+    both = ("--experts", place / "poly.safetensors", place / "keys.safetensors")
+    data = ("--frame-cache", place / "frames", "--quiet")
+    said = run(select, place / "clip", *both, *data, "--steps", 1, "--validation", 1, "--json", tmp_path / "r.json")
+    ranking = json.loads((tmp_path / "r.json").read_text())["ranking"]
+    assert len(ranking) == 3 and "polynomial" in said and "dB a ms" in said
+    assert [c["gain_per_ms"] for c in ranking] == sorted((c["gain_per_ms"] for c in ranking), reverse=True)
+
+
+def test_select_wants_several(place):
+    args = ["x", "--experts", str(place / "poly.safetensors"), "--sizes", "one"]
+    result = CliRunner().invoke(select, args)
+    assert result.exit_code != 0 and "--sizes" in str(result.exception)
