@@ -125,6 +125,7 @@ class Embedding(Prior):
     lr_temporal: float = 5e-3
     lr_temporal_final: float = 5e-4
     lr_embeddings: float = 2.5e-3
+    lr_embeddings_final: float = 2.5e-3
     lr_offsets: float = 2e-5
     lr_quats: float = 1e-3
     lr_scales: float = 5e-3
@@ -167,16 +168,25 @@ class Embedding(Prior):
 
     @classmethod
     def for_clip(cls, n_frames: int) -> Embedding:
-        """A small model for short clips on a CPU, with a row for every second frame."""
+        """A small model for short clips on a CPU, with a row for every second frame.
+
+        In some thousand steps neighbours only come to move apart when their codes learn fast and are held together
+        loosely, and when the codes of the moments differ from the start.
+        """
         return cls(
             sh_degree=1,
             gaussian_size=16,
             temporal_size=64,
             rows=max(n_frames // 2, 4),
             coarse_rows=max(n_frames // 10, 3),
-            width=64,
+            width=48,
+            trunk_layers=2,
             head_layers=1,
             color_coefficients=1,
+            temporal_std=1.0,
+            smoothness=0.01,
+            lr_embeddings=2e-2,
+            lr_embeddings_final=1e-2,
             lr_offsets=0.0,
         )
 
@@ -222,7 +232,7 @@ class Embedding(Prior):
         names = [n for stage in self.stages for n in networks.trained(params, f"mlp.{stage}.", self.heads)]
         shared = {
             "temporal.weight": Schedule(self.lr_temporal * scale, self.lr_temporal_final * scale),
-            "gaussian.embeddings": Schedule(self.lr_embeddings),
+            "gaussian.embeddings": Schedule(self.lr_embeddings, self.lr_embeddings_final),
         }
         if self.lr_offsets:
             shared["camera.offsets"] = Schedule(self.lr_offsets)

@@ -143,6 +143,8 @@ class HexPlane(Prior):
             head_layers=1,
             color_coefficients=1,
             coarse_until=0.1,
+            lr_mlp=2e-3,
+            lr_mlp_final=2e-4,
         )
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
