@@ -62,18 +62,18 @@ class Polynomial(Prior):
     detach_time: bool = False
     respawn: str = "recentre"
     initial_opacity: float = 0.1
-    initial_log_width: float = 0.5
+    initial_log_width: float = -0.7
     motion_reg: float = 0.0
-    lr_means: float = 3.2e-4
-    lr_means_final: float = 3.2e-6
-    lr_motion: float = 8e-4
+    lr_means: float = 1.5e-3
+    lr_means_final: float = 1.5e-5
+    lr_motion: float = 3e-3
     lr_quats: float = 1e-3
     lr_omega: float = 5e-4
-    lr_scales: float = 5e-3
+    lr_scales: float = 0.01
     lr_opacities: float = 0.05
-    lr_centers: float = 1e-3
+    lr_centers: float = 3e-3
     lr_log_widths: float = 0.03
-    lr_sh: float = 2.5e-3
+    lr_sh: float = 5e-3
     lr_features_t: float = 1e-3
     lr_decoder: float = 1e-3
 
@@ -166,6 +166,8 @@ def _original(cls: type[Polynomial]) -> Polynomial:
         lr_means_final=1.6e-6,
         lr_motion=2.8e-4,
         lr_omega=1e-4,
+        lr_scales=5e-3,
+        lr_sh=2.5e-3,
         lr_centers=1e-4,
         lr_decoder=1e-4,
     )

@@ -102,6 +102,13 @@ def test_key_frame_counts_of_finished_checkpoints():
     assert Interpolation.technicolor().n_keyframes == 12
 
 
+def test_recipes_of_the_original():
+    n3v, fabien = Interpolation.n3v(), Interpolation.technicolor("Fabien")
+    assert (n3v.static_reg, n3v.motion_reg, fabien.motion_reg) == (1e-4, 1e-4, 2e-4)
+    assert (n3v.lr_keyframes, n3v.lr_rotations, n3v.lr_scales, n3v.lr_sh_spline) == (1.6e-4, 1e-3, 5e-3, 2.5e-3)
+    assert (n3v.shift, fabien.shift) == (12, 13)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 300), st.integers(1, 12), st.sampled_from(["cubic", "linear"]))
 def test_key_frames_cover_the_clip(n_frames, interval, position):
@@ -305,12 +312,12 @@ def test_regularisers():
     expected = (y[:, 0] - y[:, 2]).norm(dim=-1).mean()  # t = 0.3 is frame 6, nearest to key frame 2
     torch.testing.assert_close(moving.regularise(params, 0.3), expected)
     torch.testing.assert_close(moving.regularise(params, torch.tensor(0.3)), expected)
-    late = Interpolation(reg_from=0.5)
+    late = Interpolation(motion_reg=1e-4, reg_from=0.5)
     assert late.at_step(10, 100).motion_reg == 0 and late.at_step(100, 100) == late
 
 
 def test_still_gaussians_regularise_with_finite_gradients():
-    prior = Interpolation(dynamic=0.5)
+    prior = Interpolation(dynamic=0.5, motion_reg=1e-4)
     params = prior.init(some_cloud())
     for value in params.values():
         value.requires_grad_()

@@ -150,6 +150,7 @@ def test_features_start_as_the_colours_of_the_points(activation):
 
 def test_recipes_of_the_original():
     assert Polynomial.n3v("coffee_martini").lr_scales == 3e-3 and Polynomial.n3v().lr_scales == 1.5e-3
+    assert Polynomial.technicolor().lr_scales == 5e-3 and Polynomial.n3v().lr_sh == 2.5e-3
     assert Polynomial.n3v().initial_log_width == 0 and Polynomial.technicolor().initial_log_width == -2
     assert Polynomial.n3v().decoder == "sigmoid" and Polynomial.technicolor().decoder == "clamp"
 
