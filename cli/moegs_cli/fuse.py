@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File for the model.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to average over.")
 @click.option(
-    "--scaling", type=click.Choice(["density", "opacity"]), default="density", show_default=True,
-    help="Share out optical depth, or multiply opacities as the paper does.",
+    "--scaling", type=click.Choice(["opacity", "density"]), default="opacity", show_default=True,
+    help="Multiply opacities as the paper does, or share out optical depth, which keeps surfaces closed.",
 )
 @click.option(
     "--pictures", type=click.Path(file_okay=False, path_type=Path), default=None,

@@ -10,12 +10,18 @@ from typing import Any
 
 import click
 
+from moegs import __version__
+
 # name → "module:attribute" in this package; modules must not import torch at their top, so that help answers at once
 COMMANDS = {
     "doctor": "doctor:doctor",
     "data": "data:data",
     "train": "train:train",
     "route": "route:route",
+    "select": "select:select",
+    "prune": "prune:prune",
+    "distill": "distill:distill",
+    "fuse": "fuse:fuse",
     "render": "render:render",
     "eval": "evaluate:evaluate",
     "info": "info:info",
@@ -62,7 +68,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="moegs", message="moegs %(version)s")
+@click.version_option(__version__, message="moegs %(version)s")
 def main(debug: bool) -> None:
     """Mixture-of-experts dynamic Gaussian splatting.
 
