@@ -14,21 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moegs import report
+from moegs import report, train
 from moegs.data import Scene, load_scene
 from moegs.data.synth import synthesize
 from moegs.expert import Expert, load_expert, save_expert
 from moegs.route import Mixture, read_manifest, render_mixture, save_mixture
-from moegs.train import (
-    budget,
-    evaluate,
-    expert_renderer,
-    fit_expert,
-    fit_router,
-    mixture_renderer,
-    route_budget,
-    yardsticks,
-)  # fmt: skip
 
 console = Console()
 
@@ -69,13 +59,13 @@ def numbered(names: list[str]) -> dict[str, int]:
 
 
 def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
-    prior, config = budget(args.budget, scene, name.rpartition("-")[0] or name)
+    prior, config = train.budget(args.budget, scene, name.rpartition("-")[0] or name)
     number = numbered(args.experts)[name]
     config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
     folder = args.out / "experts" / name
     file, untouched = folder / "expert.safetensors", not (folder / "checkpoint.safetensors").exists()
     started = time.perf_counter()
-    trained = fit_expert(scene, prior, config, out=folder, resume=True)
+    trained = train.fit_expert(scene, prior, config, out=folder, resume=True)
     if file.exists():  # finished before: fit_expert has only made sure that the settings are the same
         return load_expert(file)
     seconds = time.perf_counter() - started if untouched else None  # stretches before an interruption are not known
@@ -85,10 +75,10 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
-    config = replace(route_budget(args.budget), seed=args.seed)
+    config = replace(train.route_budget(args.budget), seed=args.seed)
     config = replace(config, steps=min(config.steps, args.steps or config.steps))
     started, untouched = time.perf_counter(), not (args.out / "mixture/checkpoint.safetensors").exists()
-    mixture = fit_router(scene, experts, config, out=args.out / "mixture", resume=True)
+    mixture = train.fit_router(scene, experts, config, out=args.out / "mixture", resume=True)
     if untouched or not (args.out / "mixture/manifest.json").exists():
         seconds = time.perf_counter() - started if untouched else None
         save_mixture(mixture, args.out / "mixture", {"scene": scene.name, "train_seconds": seconds})
@@ -97,13 +87,11 @@ def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> M
 
 def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
     folder = args.out / "mixture"
-    rows = {
-        name: report.model_row(
-            evaluate(expert_renderer(e), scene), e, folder / f"experts/{name}.safetensors", e.meta["train_seconds"]
-        )
-        for name, e in mixture.experts.items()
-    }
-    whole = evaluate(mixture_renderer(mixture), scene)
+    rows = {}
+    for name, one in mixture.experts.items():
+        scores, file = train.evaluate(train.expert_renderer(one), scene), folder / f"experts/{name}.safetensors"
+        rows[name] = report.model_row(scores, one, file, one.meta["train_seconds"])
+    whole = train.evaluate(train.mixture_renderer(mixture), scene)
     rendered = render_mixture(mixture, scene.cameras[scene.test[0]], 0.0)
     return {
         "scene": scene.name,
@@ -113,7 +101,7 @@ def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
         "backend": rendered.backend,
         "experts": rows,
         "mixture": report.model_row(whole, mixture, folder, read_manifest(folder)["meta"]["train_seconds"]),
-        "yardsticks": {name: report.score_row(scores) for name, scores in yardsticks(mixture, scene).items()},
+        "yardsticks": {name: report.score_row(scores) for name, scores in train.yardsticks(mixture, scene).items()},
     }
 
 

@@ -21,7 +21,7 @@ from ._models import expert_file
     "--format", "kind", type=click.Choice(["ply", "original"]), default="ply", show_default=True,
     help="ply: one INRIA .ply a frame. original: the layout of the project that invented the prior.",
 )
-@click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; by default the clip's frames.")
+@click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; as the clip by default.")
 def export(expert: Path, out: Path, kind: str, frames: int | None) -> None:
     """Write EXPERT as one .ply a frame, or in its prior's original layout."""
     from moegs.errors import ConfigError

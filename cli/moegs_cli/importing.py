@@ -18,7 +18,7 @@ from .train import key_value
     "  moegs import SpacetimeGaussians/log/flame_salmon --out salmon.safetensors --format spacetime -o start=0",
 )
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the expert, folder for a mixture.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Expert's file, or folder for a mixture.")
 @click.option("--format", "kind", default="auto", show_default=True, help="Project that wrote it; told from its files.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="What the files do not hold.")
 def import_(path: Path, out: Path, kind: str, options: tuple[str, ...]) -> None:

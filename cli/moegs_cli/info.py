@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from moegs.expert import Expert
 
 
-@click.command(short_help="Describe an expert or a mixture.", epilog="\b\nExamples:\n  moegs info runs/poly\n  moegs info runs/mix --json")
+@click.command(
+    short_help="Describe an expert or a mixture.",
+    epilog="\b\nExamples:\n  moegs info runs/poly\n  moegs info runs/mix --json",
+)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(model: Path, as_json: bool) -> None:

@@ -31,7 +31,7 @@ _COLUMNS = {
     "gaussians": ("Gaussians", "{:,}"),
     "megabytes": ("MB", "{:.1f}"),
     "ms_per_frame": ("ms a frame", "{:.1f}"),
-    "train_seconds": ("trained, s", "{:.0f}"),
+    "train_seconds": ("train s", "{:.0f}"),
 }
 
 

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from moegs import deform
+from moegs.errors import ConfigError
+from moegs.train import BUDGETS, budget, route_budget
+from tests.train.scenes import small_scene
+
+
+@pytest.mark.parametrize("prior", deform.names())
+@pytest.mark.parametrize("size", BUDGETS)
+def test_every_prior_has_a_plan_at_every_size(size, prior):
+    chosen, config = budget(size, small_scene(), prior)
+    assert chosen == deform.get(prior).for_clip(4)
+    assert 0 < config.steps <= BUDGETS[size].steps
+    assert config.densify.max_gaussians == BUDGETS[size].max_gaussians
+
+
+def test_sizes_grow():
+    small, medium, full = BUDGETS.values()
+    for name in ("steps", "max_gaussians", "router_steps"):
+        assert getattr(small, name) < getattr(medium, name) < getattr(full, name)
+    assert route_budget("small").steps < route_budget("full").steps
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="one of small, medium, full, got 'tiny'"):
+        budget("tiny", small_scene(), "polynomial")
+    with pytest.raises(ConfigError, match="got 'tiny'"):
+        route_budget("tiny")
+    with pytest.raises(ConfigError, match="'nope'"):
+        budget("small", small_scene(), "nope")
