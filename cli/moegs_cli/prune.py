@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from moegs.data import Scene
     from moegs.prune import PruneReport
     from moegs.route import Mixture
+    from moegs.train.views import ViewSample
 
 
 @click.command(
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --rounds 1 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55"
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     "--criterion", default="blend", show_default=True,
     help="blend, gate (the paper's), gated-contribution, contribution, opacity or random.",
 )
+@click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option("--refit", type=click.IntRange(0), default=0, show_default=True, help="Router steps afterwards.")
+@click.option("--refit-experts", type=click.IntRange(0), default=0, show_default=True, help="Expert steps first.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
@@ -45,21 +48,38 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest
     Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
     ordinary mixture, with prune.json beside it.
     """
-    from moegs.prune import criterion, refit_router
-    from moegs.prune import prune as drop
     from moegs.route import load_mixture, save_mixture
     from moegs.train.views import sample_views
 
-    score = criterion(rest["criterion"])
     refuse_to_overwrite(out, resume=False)
     before, scene = load_mixture(mixture), open_scene(data, rest)
     views = sample_views(scene, rest["views"], seed=rest["seed"])
-    pruned, report = drop(before, score(before, views), ratio=rest["ratio"], threshold=rest["threshold"])
-    pruned = refit_router(scene, pruned, rest["refit"], seed=rest["seed"], progress=not quiet)
+    pruned, report = _dropped(before, views, rest)
+    pruned = _refitted(scene, pruned, rest, quiet)
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
     _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest, out)
     if curve:
         _curve(before, scene, views, rest, out, quiet)
+
+
+def _dropped(mixture: Mixture, views: ViewSample, options: dict[str, Any]) -> tuple[Mixture, PruneReport]:
+    from moegs.errors import ConfigError
+    from moegs.prune import criterion, prune_in_rounds
+    from moegs.prune import prune as drop
+
+    score, ratio, threshold = criterion(options["criterion"]), options["ratio"], options["threshold"]
+    if (ratio is None) == (threshold is None):
+        raise ConfigError("prune: expected either --ratio or --threshold.")
+    if threshold is not None:
+        return drop(mixture, score(mixture, views), threshold=threshold)
+    return prune_in_rounds(mixture, score, views, ratio=ratio, rounds=options["rounds"])
+
+
+def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bool) -> Mixture:
+    from moegs.prune import refit_experts, refit_router
+
+    how = {"seed": options["seed"], "progress": not quiet}
+    return refit_router(scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how)
 
 
 def _show(
@@ -83,16 +103,17 @@ def _show(
     write_json(out / "prune.json", head | {"report": report.to_json(), "models": rows})
 
 
-def _curve(mixture: Mixture, scene: Scene, views: Any, options: dict[str, Any], out: Path, quiet: bool) -> None:
-    from moegs.prune import CRITERIA, pruning_curve, write_curve
+def _curve(
+    mixture: Mixture, scene: Scene, views: ViewSample, options: dict[str, Any], out: Path, quiet: bool
+) -> None:  # fmt: skip
+    from moegs.prune import pruning_curve, write_curve
     from moegs.prune.curve import RATIOS
     from moegs.report import command_line, versions
 
-    kind = mixture.router.config.kind
-    names = [name for name in CRITERIA if not (name == "gate" and kind == "pixel")]
-    scores = {name: CRITERIA[name](mixture, views) for name in names}
     ratios = RATIOS if options["ratios"] is None else tuple(float(r) for r in options["ratios"].split(","))
-    how = {"refit": options["refit"], "every": options["every"], "progress": not quiet}
-    points = pruning_curve(mixture, scene, scores, ratios, **how)
+    points = pruning_curve(
+        mixture, scene, views, ratios, refit=lambda m: _refitted(scene, m, options, True), every=options["every"],
+        progress=not quiet,
+    )  # fmt: skip
     write_curve(points, out, {"command": command_line(), "versions": versions(), "scene": scene.name})
-    click.echo(f"{out / 'curve.png'}: {len(names)} criteria; figures in curve.json")
+    click.echo(f"{out / 'curve.png'}: figures in curve.json")

@@ -14,7 +14,7 @@ from moegs.errors import ConfigError, ShapeError
 
 @dataclass(frozen=True)
 class DepthScores:
-    """Errors of depth over the pixels that are covered.
+    """Errors of depth over the pixels that are covered; not a number where none is.
 
     Attributes:
         abs_rel: mean of ``|d - d*| / d*``.
@@ -46,7 +46,7 @@ def depth_scores(
 
     Raises:
         ShapeError: the maps differ in size.
-        ConfigError: no pixel of known depth is covered.
+        ConfigError: the true depth of no pixel is known.
 
     >>> import torch
     >>> two = torch.tensor([[2.0, 2.0]])
@@ -59,8 +59,8 @@ def depth_scores(
         )
     known = torch.isfinite(truth) & (truth > 0)
     counted = known & (alpha > opaque)
-    if not bool(counted.any()):
-        raise ConfigError(f"depth_scores: no pixel of known depth has an alpha above {opaque}.")
+    if not bool(known.any()):
+        raise ConfigError("depth_scores: truth has no finite positive pixel.")
     expected, true = (depth[counted] / alpha[counted]).double(), truth[counted].double()
     ratio = torch.maximum(expected / true, true / expected.clamp_min(1e-12))
     return DepthScores(
@@ -72,12 +72,12 @@ def depth_scores(
 
 
 def summarise_depth(frames: Sequence[DepthScores]) -> DepthScores:
-    """Arithmetic mean of each score over frames.
+    """Arithmetic mean of each score over frames; frames without a covered pixel have a share in ``covered`` alone.
 
     Raises:
         ConfigError: there are no frames.
     """
     if not frames:
         raise ConfigError("summarise_depth: expected the scores of at least one frame, got none.")
-    names = DepthScores.__dataclass_fields__
-    return DepthScores(**{name: sum(getattr(f, name) for f in frames) / len(frames) for name in names})
+    columns = {name: torch.tensor([getattr(f, name) for f in frames]) for name in DepthScores.__dataclass_fields__}
+    return DepthScores(**{name: float(column.double().nanmean()) for name, column in columns.items()})

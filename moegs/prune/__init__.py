@@ -1,6 +1,7 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
-from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, refit_router, write_curve
+from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, write_curve
+from moegs.prune.refit import refit_experts, refit_router
 from moegs.prune.scores import (
     CRITERIA,
     blend_sensitivity,
@@ -11,7 +12,7 @@ from moegs.prune.scores import (
     opacity,
     random,
 )
-from moegs.prune.select import PruneReport, kept_rows, prune
+from moegs.prune.select import PruneReport, kept_rows, prune, prune_in_rounds
 
 __all__ = [
     "CRITERIA",
@@ -26,8 +27,10 @@ __all__ = [
     "megabytes",
     "opacity",
     "prune",
+    "prune_in_rounds",
     "pruning_curve",
     "random",
+    "refit_experts",
     "refit_router",
     "write_curve",
 ]

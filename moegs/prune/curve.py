@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from rich.progress import track
-from torch import Tensor
 
-from moegs.data import Scene
+from moegs.data import Scene, View
 from moegs.errors import BackendError
 from moegs.io import atomic_write, write_json
-from moegs.prune.select import prune
+from moegs.prune.scores import CRITERIA
+from moegs.prune.select import Score, prune
 from moegs.route.mixture import Mixture
 from moegs.train.evaluate import evaluate, mixture_renderer
-from moegs.train.route import RouteConfig, fit_router
 
 RATIOS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85)
 
@@ -46,18 +44,6 @@ class CurvePoint:
     ms: float
 
 
-def refit_router(scene: Scene, mixture: Mixture, steps: int, *, seed: int = 0, progress: bool = True) -> Mixture:
-    """A short router fit that continues from the mixture's own router, at a fifth of the usual rates."""
-    if steps < 1:
-        return mixture
-    usual = RouteConfig()
-    config = replace(
-        usual, router=mixture.router.config, steps=steps, seed=seed, lr_weights=usual.lr_weights / 5,
-        lr_time=usual.lr_time / 5, lr_network=usual.lr_network / 5,
-    )  # fmt: skip
-    return fit_router(scene, mixture.experts, config, start=mixture.router, progress=progress)
-
-
 def megabytes(mixture: Mixture) -> float:
     """Size of all tensors of experts and router."""
     owners = [*(e.params for e in mixture.experts.values()), mixture.router.state_dict()]
@@ -67,37 +53,52 @@ def megabytes(mixture: Mixture) -> float:
 def pruning_curve(
     mixture: Mixture,
     scene: Scene,
-    scores: Mapping[str, Float[Tensor, "n"]],
+    views: Iterable[View],
     ratios: Sequence[float] = RATIOS,
     *,
-    refit: int = 0,
+    criteria: Mapping[str, Score] | None = None,
+    refit: Callable[[Mixture], Mixture] | None = None,
     every: int = 1,
     progress: bool = True,
 ) -> list[CurvePoint]:
     """Prune by each criterion and ratio, refit if asked, and score on the held-out cameras.
 
+    Ratios are taken in ascending order, each from the one before, with scores taken afresh: as in
+    :func:`prune_in_rounds`, for every criterion alike.
+
     Args:
         mixture: what to prune.
         scene: the clip.
-        scores: criterion → one score a Gaussian.
+        views: training views to score Gaussians on; gone through once a point.
         ratios: fractions of all Gaussians to drop.
-        refit: router steps after each pruning.
+        criteria: names and scores; all that suit the router by default.
+        refit: what is done to each pruned mixture before it is scored; the next ratio goes on without it.
         every: score each ``every``-th frame.
         progress: show a bar.
     """
-    pairs = [(name, ratio) for name in scores for ratio in ratios]
-    points = []
-    for name, ratio in track(pairs, "pruning curve", disable=not progress, transient=True):
-        pruned = prune(mixture, scores[name], ratio=ratio)[0] if ratio else mixture
-        pruned = refit_router(scene, pruned, refit, progress=False) if ratio else pruned
-        found = evaluate(mixture_renderer(pruned), scene, every=every)
-        points.append(
-            CurvePoint(
-                name, ratio, sum(pruned.router.counts), found.mean.psnr, found.mean.ssim_inria, megabytes(pruned),
-                found.ms_per_frame,
-            )
-        )  # fmt: skip
+    chosen = suited(mixture) if criteria is None else criteria
+    points, total = [], sum(mixture.router.counts)
+    for name, ratio in track([(n, r) for n in chosen for r in sorted(ratios)], "curve", disable=not progress):
+        pruned = mixture if ratio == min(ratios) else pruned
+        left = total - int(ratio * total)
+        if left < sum(pruned.router.counts):
+            pruned, _ = prune(pruned, chosen[name](pruned, views), keep=left)
+        shown = pruned if refit is None or not ratio else refit(pruned)
+        points.append(_point(name, ratio, shown, scene, every))
     return points
+
+
+def _point(name: str, ratio: float, mixture: Mixture, scene: Scene, every: int) -> CurvePoint:
+    found = evaluate(mixture_renderer(mixture), scene, every=every)
+    scores, ms = found.mean, found.ms_per_frame
+    return CurvePoint(
+        name, ratio, sum(mixture.router.counts), scores.psnr, scores.ssim_inria, megabytes(mixture), ms
+    )
+
+
+def suited(mixture: Mixture) -> dict[str, Score]:
+    """The criteria that the mixture's router has the weights for."""
+    return {n: s for n, s in CRITERIA.items() if not (n == "gate" and mixture.router.config.kind == "pixel")}
 
 
 def write_curve(points: Sequence[CurvePoint], folder: str | Path, about: Mapping[str, Any] | None = None) -> None:

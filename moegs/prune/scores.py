@@ -17,11 +17,10 @@ from moegs.data import View
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.container import Gaussians
+from moegs.prune.select import Score
 from moegs.render.types import ALPHA_MAX
 from moegs.route.fuse import contributions
 from moegs.route.mixture import Mixture, render_experts, render_mixture
-
-Score = Callable[[Mixture, Iterable[View]], Float[Tensor, "n"]]
 
 
 def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from moegs.data import View
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import take
 from moegs.route.mixture import Mixture
 from moegs.route.routers import VolumePixelRouter
 
+Score = Callable[[Mixture, Iterable[View]], Float[Tensor, "n"]]
 PER_GAUSSIAN = ("base", "view", "time")  # the router's tensors with one row a Gaussian
 
 
@@ -25,7 +28,7 @@ class PruneReport:
         before: Gaussians of each expert.
         after: the same of those experts that are left.
         emptied: experts that lost every Gaussian and left the mixture.
-        largest_dropped: the highest score among the dropped, None if there are none.
+        largest_dropped: the highest score among the dropped (in the last round), None if there are none.
     """
 
     before: dict[str, int]
@@ -44,7 +47,12 @@ class PruneReport:
 
 
 def prune(
-    mixture: Mixture, scores: Float[Tensor, "n"], *, ratio: float | None = None, threshold: float | None = None
+    mixture: Mixture,
+    scores: Float[Tensor, "n"],
+    *,
+    ratio: float | None = None,
+    threshold: float | None = None,
+    keep: int | None = None,
 ) -> tuple[Mixture, PruneReport]:
     """Drop the Gaussians with the smallest scores, over all experts together.
 
@@ -56,21 +64,55 @@ def prune(
         scores: one a Gaussian, experts in order.
         ratio: fraction of all Gaussians to drop, in [0, 1).
         threshold: drop those with a lower score instead.
+        keep: keep this many instead, at least one.
 
     Raises:
-        ConfigError: not exactly one of ratio and threshold is given, or nothing would be left.
+        ConfigError: not exactly one of ratio, threshold and keep is given, or nothing would be left.
         ShapeError: the scores do not fit the mixture.
     """
     _check(mixture, scores)
-    keep = _keep(scores, ratio, threshold)
-    if not bool(keep.any()):
-        raise ConfigError(f"prune: threshold {threshold} drops all {len(keep)} Gaussians; lower it.")
+    mask = _kept(scores, ratio, threshold, keep)
+    if not bool(mask.any()):
+        raise ConfigError(f"prune: threshold {threshold} drops all {len(mask)} Gaussians; lower it.")
+    return _drop(mixture, scores, mask)
+
+
+def _drop(mixture: Mixture, scores: Float[Tensor, "n"], keep: Bool[Tensor, "n"]) -> tuple[Mixture, PruneReport]:
     lost = scores[~keep]
     masks = dict(zip(mixture.experts, keep.split(mixture.router.counts), strict=True))
     emptied = tuple(n for n, m in masks.items() if not bool(m.any()))
     pruned = kept_rows(mixture, {n: m for n, m in masks.items() if n not in emptied})
     before, after = ({n: len(e) for n, e in m.experts.items()} for m in (mixture, pruned))
     return pruned, PruneReport(before, after, emptied, float(lost.max()) if len(lost) else None)
+
+
+def prune_in_rounds(
+    mixture: Mixture, score: Score, views: Iterable[View], *, ratio: float, rounds: int = 8
+) -> tuple[Mixture, PruneReport]:
+    """Reach a ratio in equal steps and score afresh before each.
+
+    A score asks what one Gaussian's absence costs while all others are there. Of two that hide the same hole both are
+    dispensable, but not together: after a round the one that is left is seen to be needed.
+
+    Args:
+        mixture: what to prune; it stays as it is.
+        score: a criterion, see :data:`moegs.prune.CRITERIA`.
+        views: cameras and times to score on; gone through once a round.
+        ratio: fraction of all Gaussians to drop in the end, in [0, 1).
+        rounds: how many steps, at least one.
+
+    Raises:
+        ConfigError: the ratio or the number of rounds has no meaning.
+    """
+    if rounds < 1 or not 0.0 <= ratio < 1.0:
+        raise ConfigError(f"prune: expected a ratio in [0, 1) and at least one round, got {ratio} and {rounds}.")
+    total, pruned, report = sum(mixture.router.counts), mixture, None
+    for done in range(1, rounds + 1):
+        pruned, report = prune(pruned, score(pruned, views), keep=total - int(ratio * total * done / rounds))
+    after = {n: len(e) for n, e in pruned.experts.items()}
+    before = {n: len(e) for n, e in mixture.experts.items()}
+    emptied = tuple(n for n in before if n not in after)
+    return pruned, PruneReport(before, after, emptied, report.largest_dropped if report else None)
 
 
 def _check(mixture: Mixture, scores: Tensor) -> None:
@@ -81,15 +123,26 @@ def _check(mixture: Mixture, scores: Tensor) -> None:
         raise ConfigError("prune: expected finite scores; some are not.")
 
 
-def _keep(scores: Float[Tensor, "n"], ratio: float | None, threshold: float | None) -> Bool[Tensor, "n"]:
-    if (ratio is None) == (threshold is None):
-        raise ConfigError("prune: expected either ratio or threshold.")
+def _kept(
+    scores: Float[Tensor, "n"], ratio: float | None, threshold: float | None, keep: int | None
+) -> Bool[Tensor, "n"]:
+    if sum(given is not None for given in (ratio, threshold, keep)) != 1:
+        raise ConfigError("prune: expected exactly one of ratio, threshold and keep.")
+    if keep is not None:
+        if not 1 <= keep <= len(scores):
+            raise ConfigError(f"prune: expected to keep 1 to {len(scores)} Gaussians, got {keep}.")
+        return _smallest(scores, len(scores) - keep)
     if threshold is not None:
         return scores >= threshold
     if not 0.0 <= ratio < 1.0:
         raise ConfigError(f"prune: expected a ratio in [0, 1), got {ratio}.")
+    return _smallest(scores, int(ratio * len(scores)))
+
+
+def _smallest(scores: Float[Tensor, "n"], n: int) -> Bool[Tensor, "n"]:
+    """False for the n smallest, the first of equals first."""
     keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[torch.sort(scores.cpu(), stable=True).indices[: int(ratio * len(scores))]] = False
+    keep[torch.sort(scores.cpu(), stable=True).indices[:n]] = False
     return keep
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -21,11 +23,19 @@ def test_by_hand():
     assert same.to_json() == pytest.approx(scores.to_json())
 
 
+def test_what_is_not_covered_has_no_error():
+    one = torch.ones(2, 2)
+    bare, whole = depth_scores(one, one * 0.2, one), depth_scores(1.5 * one, one, one)
+    assert bare.covered == 0 and math.isnan(bare.abs_rel)
+    both = summarise_depth([bare, whole])
+    assert both.abs_rel == pytest.approx(0.5) and both.covered == pytest.approx(0.5)
+
+
 def test_refusals():
     one = torch.ones(2, 2)
     with pytest.raises(ShapeError, match="differ"):
         depth_scores(one, one, torch.ones(2, 3))
-    with pytest.raises(ConfigError, match="alpha above"):
-        depth_scores(one, one * 0.2, one)
+    with pytest.raises(ConfigError, match="no finite positive pixel"):
+        depth_scores(one, one, one * 0)
     with pytest.raises(ConfigError, match="at least one frame"):
         summarise_depth([])

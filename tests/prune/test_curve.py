@@ -9,17 +9,26 @@ import pytest
 import torch
 
 from moegs.errors import BackendError
-from moegs.prune import megabytes, prune, pruning_curve, refit_router, write_curve
+from moegs.prune import (
+    gated_contribution,
+    megabytes,
+    opacity,
+    prune,
+    pruning_curve,
+    refit_experts,
+    refit_router,
+    write_curve,
+)
 from moegs.train.views import sample_views
 from tests.distill.test_distill import make_mixture
 from tests.train.scenes import small_scene
 
 
 def test_points_and_files(tmp_path):
-    mixture, g = make_mixture(), torch.Generator().manual_seed(0)
+    mixture, scene = make_mixture(), small_scene()
     n = sum(mixture.router.counts)
-    scores = {"one": torch.rand(n, generator=g), "other": torch.rand(n, generator=g)}
-    points = pruning_curve(mixture, small_scene(), scores, (0.0, 0.5), every=2, progress=False)
+    views, scores = sample_views(scene, 2), {"one": opacity, "other": gated_contribution}
+    points = pruning_curve(mixture, scene, views, (0.0, 0.5), criteria=scores, every=2, progress=False)
     assert [(p.criterion, p.ratio, p.gaussians) for p in points] == [
         ("one", 0.0, n), ("one", 0.5, n // 2), ("other", 0.0, n), ("other", 0.5, n // 2),
     ]  # fmt: skip
@@ -46,6 +55,16 @@ def test_refit_starts_from_the_pruned_router():
     refitted = refit_router(scene, pruned, 1, progress=False)
     moved = (refitted.router.base - pruned.router.base).abs().max()
     assert 0 < moved < 0.5 and list(refitted.experts) == list(pruned.experts)
+
+
+def test_refitted_experts_keep_their_size_and_the_router():
+    mixture, scene = make_mixture(), small_scene()
+    assert refit_experts(scene, mixture, 0) is mixture
+    refitted = refit_experts(scene, mixture, 2, progress=False)
+    assert refitted.router is mixture.router
+    for name, expert in refitted.experts.items():
+        assert len(expert) == len(mixture.experts[name]) and expert.meta["refit steps"] == 2
+        assert not torch.equal(expert.at(0.5).means, mixture.experts[name].at(0.5).means)
 
 
 def test_megabytes_counts_every_tensor():

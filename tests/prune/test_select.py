@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import take
-from moegs.prune import kept_rows, prune
+from moegs.prune import gated_contribution, kept_rows, prune, prune_in_rounds
 from moegs.route import RouterConfig, load_mixture, render_experts, render_mixture, save_mixture
 from tests.route import tiny
 
@@ -40,6 +40,24 @@ def test_ratio_is_exact(mixture, ratio, seed):
     scores = torch.randint(0, 4, (16,), generator=torch.Generator().manual_seed(seed)).float()  # many ties
     pruned, report = prune(mixture, scores, ratio=ratio)
     assert report.dropped == int(ratio * 16) == 16 - sum(pruned.router.counts)
+
+
+def test_rounds_reach_the_ratio_and_score_afresh(mixture):
+    asked = []
+
+    def score(m, views):
+        asked.append(sum(m.router.counts))
+        return gated_contribution(m, views, backend="reference")
+
+    views = tiny.views()
+    pruned, report = prune_in_rounds(mixture, score, views, ratio=0.5, rounds=4)
+    assert asked == [16, 14, 12, 10] and sum(pruned.router.counts) == 8 == sum(report.after.values())
+    assert report.before == {"a": 7, "b": 9} and report.dropped == 8
+    one, _ = prune_in_rounds(mixture, score, views, ratio=0.5, rounds=1)
+    at_once, _ = prune(mixture, gated_contribution(mixture, views, backend="reference"), ratio=0.5)
+    assert torch.equal(one.router.base, at_once.router.base)
+    with pytest.raises(ConfigError, match="at least one round"):
+        prune_in_rounds(mixture, score, views, ratio=0.5, rounds=0)
 
 
 def test_threshold(mixture):
@@ -87,7 +105,8 @@ def test_saves_and_loads(mixture, tmp_path):
 
 def test_refusals(mixture):
     scores = torch.ones(16)
-    for options in ({}, {"ratio": 0.1, "threshold": 0.1}, {"ratio": 1.0}, {"ratio": -0.1}, {"threshold": 2.0}):
+    wrong = ({"ratio": 1.0}, {"ratio": -0.1}, {"threshold": 2.0}, {"keep": 0}, {"keep": 17})
+    for options in ({}, {"ratio": 0.1, "threshold": 0.1}, *wrong):
         with pytest.raises(ConfigError, match="prune"):
             prune(mixture, scores, **options)
     with pytest.raises(ShapeError, match="16 scores"):
