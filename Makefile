@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard moegs/render/native/src/*)
-REBUILD = $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+INSTALL = $(BIN)/python -m pip install --constraint constraints.txt
+REBUILD = $(INSTALL) --quiet --no-build-isolation --no-deps --editable .
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint native sanitize bench clean
@@ -39,10 +40,12 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || ($(PYTHON) -m pip install virtualenv && $(PYTHON) -m virtualenv .venv)
 
+# Built in the environment itself, with pinned build tools: what was compiled once is not compiled again.
 .venv/.installed: .venv/bin/python $(BUILT_FROM)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	$(INSTALL) scikit-build-core nanobind cmake ninja
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 .venv/.developing: .venv/.installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
 	@touch $@

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Teach one expert what the mixture knows.",
     epilog="\b\nExamples:\n"
     "  moegs distill runs/mix --data clip --into polynomial --out runs/taught\n"
     "  moegs distill runs/mix --data clip --into interpolation --from-scratch --compare --out runs/taught"

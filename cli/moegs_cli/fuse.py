@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Merge a mixture into one ordinary dynamic model.",
     epilog="\b\nExamples:\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors --pictures fused"

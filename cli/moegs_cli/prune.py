@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --rounds 1 --out runs/mix55\n"

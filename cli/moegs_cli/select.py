@@ -19,6 +19,7 @@ class _ExpertsSideBySide(click.Command):
 
 
 @click.command(
+    short_help="Rank subsets of experts by gain per millisecond.",
     cls=_ExpertsSideBySide,
     epilog="\b\nExamples:\n"
     "  moegs select clip --experts runs/poly runs/keys runs/planes\n"
