@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -112,7 +112,7 @@ def cache_teacher(
     with Progress(disable=not progress or not missing) as bar:
         task = bar.add_task(title, total=len(missing) * scene.n_frames)
         for camera in missing:
-            gate = (None, None) if gates is None or expert is None else (gates[camera], expert)
+            gate = None if gates is None or expert is None else (gates[camera], list(mixture.experts).index(expert))
             _write(mixture, scene, camera, frames[camera], gate, backend, lambda: bar.advance(task))
     return Teacher(frames, gates)
 
@@ -131,21 +131,23 @@ def _check_space(folder: Path, needed: int) -> None:
 
 @torch.no_grad()
 def _write(
-    mixture: Mixture, scene: Scene, camera: int, images: Path, gate: tuple[Path | None, str | None], backend: str,
+    mixture: Mixture, scene: Scene, camera: int, images: Path, gate: tuple[Path, int] | None, backend: str,
     advance: Callable[[], None],
 ) -> None:  # fmt: skip
-    """One camera's frames, and the gates of one expert where it is named, frame by frame."""
-    view, (gates, expert) = scene.cameras[camera], gate
+    """One camera's frames, and the gates of one expert (file and index) where wanted, frame by frame."""
+    view = scene.cameras[camera]
     shape = (scene.n_frames, view.height, view.width)
-    with atomic_write(images) as file, nullcontext() if gates is None else atomic_write(gates) as gate_file:
+    with ExitStack() as stack:
+        file = stack.enter_context(atomic_write(images))
+        gate_file = None if gate is None else stack.enter_context(atomic_write(gate[0]))
         _header(file, (*shape, 3), "|u1")
         if gate_file is not None:
             _header(gate_file, shape, "<u2")
         for frame in range(scene.n_frames):
             render = render_mixture(mixture, view, scene.time(frame), backend=backend)
             file.write(_levels(render.color, FRAME_LEVELS, "|u1"))
-            if gate_file is not None:
-                gate_file.write(_levels(render.gates[list(mixture.experts).index(expert)], GATE_LEVELS, "<u2"))
+            if gate is not None and gate_file is not None:
+                gate_file.write(_levels(render.gates[gate[1]], GATE_LEVELS, "<u2"))
             advance()
 
 

@@ -77,7 +77,7 @@ def pruning_curve(
         progress: show a bar.
     """
     chosen = suited(mixture) if criteria is None else criteria
-    points, total = [], sum(mixture.router.counts)
+    points, total, pruned = [], sum(mixture.router.counts), mixture
     for name, ratio in track([(n, r) for n in chosen for r in sorted(ratios)], "curve", disable=not progress):
         pruned = mixture if ratio == min(ratios) else pruned
         left = total - int(ratio * total)

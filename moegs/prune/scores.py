@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -42,7 +43,7 @@ def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = 
 
 def _gate_gradient(mixture: Mixture, view: View, backend: str) -> Float[Tensor, "n f"]:
     router = mixture.router
-    weights = router.features(view.time).detach().requires_grad_()
+    weights = cast(Tensor, router.features(view.time)).detach().requires_grad_()
     render = render_experts(list(mixture.experts.values()), view.camera, view.time, weights, backend=backend)
     logits = router.logits(render.features, render.color, render.alpha, view.camera, view.time)
     gates = torch.softmax(logits.detach() / router.config.temperature, dim=0)
@@ -76,7 +77,7 @@ def _blend_changes(
     mixture: Mixture, view: View, probes: int, generator: torch.Generator, backend: str
 ) -> Float[Tensor, "n"]:
     gains = [torch.ones_like(e.at(view.time).opacities).detach().requires_grad_() for e in mixture.experts.values()]
-    experts = {
+    experts: dict[str, Expert] = {
         name: _Gained(e.prior, e.params, e.options, e.background, e.decoder, e.meta, gain)
         for (name, e), gain in zip(mixture.experts.items(), gains, strict=True)
     }
@@ -97,7 +98,7 @@ class _Gained(Expert):
     def at(self, t: float | Tensor, camera: int | None = None) -> Gaussians:
         now = super().at(t, camera).detach()
         # no gradient passes where alpha is capped
-        return replace(now, opacities=now.opacities.clamp_max(ALPHA_MAX - 1e-4) * self.gain)
+        return replace(now, opacities=now.opacities.clamp_max(ALPHA_MAX - 1e-4) * cast(Tensor, self.gain))
 
 
 def opacity(mixture: Mixture, views: Iterable[View]) -> Float[Tensor, "n"]:

@@ -134,7 +134,7 @@ def _kept(
         return _smallest(scores, len(scores) - keep)
     if threshold is not None:
         return scores >= threshold
-    if not 0.0 <= ratio < 1.0:
+    if ratio is None or not 0.0 <= ratio < 1.0:
         raise ConfigError(f"prune: expected a ratio in [0, 1), got {ratio}.")
     return _smallest(scores, int(ratio * len(scores)))
 

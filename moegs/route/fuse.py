@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -65,11 +66,12 @@ def _pulled_back(mixture: Mixture, view: View, n: int, backend: str) -> Float[Te
         own = router.features(view.time)
     features = probe if own is None else torch.cat([own, probe], dim=-1)
     render = render_experts(experts, view.camera, view.time, features, backend=backend)
+    splatted = cast(Tensor, render.features)
     with torch.no_grad():
-        maps = None if own is None else render.features[..., :-2]
+        maps = None if own is None else splatted[..., :-2]
         gates = router.gates(maps, render.color, render.alpha, view.camera, view.time)
     weights = torch.stack([gates, torch.ones_like(gates)], dim=-1)
-    (pull,) = torch.autograd.grad(render.features[..., -2:], probe, weights)
+    (pull,) = torch.autograd.grad(splatted[..., -2:], probe, weights)
     return pull
 
 

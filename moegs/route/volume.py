@@ -142,7 +142,8 @@ def fit_volume_router(
 
     router = VolumeRouter([len(e) for e in experts.values()], config.router.initial_weight)
     start = volume_expert(experts, router)
-    prior = replace(start.prior, lr_weights=config.lr_weights, lr_times=config.lr_time, lr_decay=config.decay)
+    rates = {"lr_weights": config.lr_weights, "lr_times": config.lr_time, "lr_decay": config.decay}
+    prior = Fused.of([e.prior for e in experts.values()], train="volume", **rates)
     fit = FitConfig(
         steps=config.steps, lambda_dssim=config.lambda_dssim, densify_every=config.steps + 1, densify_until=0.0,
         background=start.background, options=start.options, seed=config.seed, checkpoint_every=config.checkpoint_every,
