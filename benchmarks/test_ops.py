@@ -1,4 +1,4 @@
-"""One benchmark an op. ``pytest benchmarks`` prints the table; the main test run leaves it out."""
+"""One benchmark an op: ``pytest benchmarks --benchmark-enable`` prints the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole training step of an expert beside the rasteriser's own share of it."""
+"""A whole training step of an expert beside the rasteriser's own share: run like ``test_ops.py``."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -93,10 +94,15 @@ def summarise(frames: Sequence[FrameScores]) -> FrameScores:
     """
     if not frames:
         raise ConfigError("summarise: expected the scores of at least one frame, got none.")
-    columns = {name: [getattr(frame, name) for frame in frames] for name in FrameScores.__dataclass_fields__}
-    return FrameScores(**{name: _mean(values) for name, values in columns.items()})
+    return FrameScores(
+        psnr=statistics.fmean(frame.psnr for frame in frames),
+        ssim_inria=statistics.fmean(frame.ssim_inria for frame in frames),
+        ssim_skimage1=_mean([frame.ssim_skimage1 for frame in frames]),
+        ssim_skimage2=_mean([frame.ssim_skimage2 for frame in frames]),
+        lpips=_mean([frame.lpips for frame in frames]),
+    )
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if len(known) == len(values) else None
+    return statistics.fmean(known) if len(known) == len(values) else None

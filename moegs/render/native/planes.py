@@ -68,4 +68,4 @@ class _SamplePlanes(torch.autograd.Function):
         to_coords = torch.empty_like(coords) if ctx.needs_input_grad[0] else None
         to_planes = _empty_like(planes) if any(ctx.needs_input_grad[1:]) else []
         ctx.sampler.backward(upstream.contiguous(), [_as_laid_out(p) for p in to_planes], to_coords)
-        return to_coords, *(to_planes or [None] * len(planes))
+        return (to_coords, *to_planes) if to_planes else (to_coords, *(None for _ in planes))
