@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.container import Gaussians
 from moegs.render import backends
 from moegs.render.camera import Camera
-from moegs.render.types import RasterInputs, RasterOptions
+from moegs.render.types import TILE, RasterInputs, RasterOptions
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def rasterize(
     options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),  # noqa: B008 - frozen
     probe: Float[Tensor, "n 2"] | None = None,
     absgrad: bool = False,
+    tiles: Bool[Tensor, "*g rows columns"] | None = None,
     backend: str = "auto",
 ) -> Render:
     """Render Gaussians: colour, depth, alpha and any number of feature channels from one pass.
@@ -62,6 +63,8 @@ def rasterize(
         probe: zeros ``[n, 2]`` that require grad: after ``backward()`` its ``.grad`` is the gradient with respect to the
             Gaussians' image positions in pixels, which densification accumulates.
         absgrad: the probe receives the sum over pixels of absolute gradients instead.
+        tiles: which tiles of 16×16 pixels to draw, ``[ceil(h/16), ceil(w/16)]``, with groups ``[K, …]``; the others show
+            the background.
         backend: ``"auto"``, ``"reference"``, ``"native"`` (CPU) or ``"gsplat"`` (CUDA).
 
     Returns:
@@ -95,6 +98,7 @@ def rasterize(
         groups=None if groups is None else groups.to(torch.int32),
         probe=probe,
         absgrad=absgrad,
+        tiles=_tiles(tiles, len(all_options), camera),
     )
     name = backends.choose(gaussians.means.device, gaussians.means.dtype) if backend == "auto" else backend
     out = backends.resolve(name)(inputs)
@@ -173,6 +177,17 @@ def _options_per_group(
             f"groups: expected tags 0 to {len(chosen) - 1}, got {int(groups.min())} to {int(groups.max())}."
         )
     return chosen
+
+
+def _tiles(tiles: Tensor | None, n_groups: int, camera: Camera) -> Bool[Tensor, "g rows columns"] | None:
+    if tiles is None:
+        return None
+    grid = (-(-camera.height // TILE), -(-camera.width // TILE))
+    if tiles.dtype != torch.bool or tuple(tiles.shape) not in (grid, (n_groups, *grid)):
+        raise ShapeError(
+            f"tiles: expected bool of shape {list(grid)} or {[n_groups, *grid]}, got {tiles.dtype} {list(tiles.shape)}."
+        )
+    return tiles.expand(n_groups, *grid)
 
 
 def _background(background: Tensor | Sequence[float] | None, n_groups: int, like: Tensor) -> Float[Tensor, "g 3"]:

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from moegs.errors import BackendError
 from moegs.gaussians.container import Gaussians
-from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
-
-TILE = 16
+from moegs.render.types import TILE, RasterInputs, RasterOptions, RasterOutputs
 
 
 @dataclass(frozen=True)
@@ -149,6 +147,7 @@ def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, 
         tile_size=TILE,
         isect_offsets=offsets.reshape(n_groups, tiles_y, tiles_x),
         flatten_ids=flatten_ids,
+        masks=inputs.tiles,
         packed=True,
         absgrad=inputs.absgrad,
     )

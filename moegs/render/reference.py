@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from moegs.render.projection import Projected, project
-from moegs.render.types import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, RasterInputs, RasterOutputs
-
-TILE = 16
+from moegs.render.types import ALPHA_MAX, ALPHA_MIN, TILE, TRANSMITTANCE_MIN, RasterInputs, RasterOutputs
 
 
 def rasterize_reference(inputs: RasterInputs) -> RasterOutputs:
@@ -45,6 +43,7 @@ def _only(inputs: RasterInputs, group: int) -> RasterInputs:
         options=inputs.options[group : group + 1],
         background=inputs.background[group : group + 1],
         groups=None,
+        tiles=None if inputs.tiles is None else inputs.tiles[group : group + 1],
     )
 
 
@@ -56,7 +55,8 @@ def _one_group(inputs: RasterInputs) -> RasterOutputs:
         channels.append(inputs.features[projected.index])
     values = torch.cat(channels, dim=-1)
     probe = inputs.probe[projected.index] if inputs.absgrad and inputs.probe is not None else None
-    image, alpha = composite(projected, values, order, (camera.width, camera.height), probe)
+    tiles = None if inputs.tiles is None else inputs.tiles[0]
+    image, alpha = composite(projected, values, order, (camera.width, camera.height), probe, tiles)
     radii = torch.zeros(len(inputs.gaussians), 2, dtype=values.dtype, device=values.device)
     radii[projected.index] = projected.extents.to(values.dtype)
     return RasterOutputs(
@@ -74,6 +74,7 @@ def composite(
     order: Tensor,
     size: tuple[int, int],
     probe: Float[Tensor, "m 2"] | None = None,
+    tiles: Bool[Tensor, "rows columns"] | None = None,
 ) -> tuple[Float[Tensor, "h w c"], Float[Tensor, "h w"]]:
     """Blend values front to back at every pixel: ``sum_i T_i alpha_i v_i`` and the accumulated alpha."""
     width, height = size
@@ -84,7 +85,8 @@ def composite(
         in_row = (low[:, 1] < y + TILE) & (high[:, 1] > y)
         row = []
         for x in range(0, width, TILE):
-            chosen = order[in_row & (low[:, 0] < x + TILE) & (high[:, 0] > x)]
+            inside = in_row & (low[:, 0] < x + TILE) & (high[:, 0] > x)
+            chosen = order[inside if tiles is None else inside & tiles[y // TILE, x // TILE]]
             pixels = _pixel_centres(x, y, min(TILE, width - x), min(TILE, height - y), values)
             row.append(_blend_tile(projected, values, chosen, pixels, probe))
         rows.append(torch.cat(row, dim=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moegs.gaussians.container import Gaussians
@@ -12,6 +12,7 @@ from moegs.render.camera import Camera
 
 ALPHA_MAX = 0.999  # one Gaussian never hides what is behind it entirely
 ALPHA_MIN = 1.0 / 255.0  # fainter contributions are skipped
+TILE = 16  # pixels along the side of a tile
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before its transmittance would fall to this
 
 
@@ -39,6 +40,7 @@ class RasterInputs:
     ``groups`` are int32 tags 0…K-1 (None means one group), ``options`` and ``background`` have one entry a group.
     ``probe`` is ``[n, 2]``: its gradient receives the loss gradient with respect to each Gaussian's image position in
     pixels, or with ``absgrad`` the sum over pixels of the absolute per-pixel contributions to it (AbsGS).
+    ``tiles`` says for every group which tiles of 16×16 pixels are drawn; the others show the background (None: all).
     """
 
     gaussians: Gaussians
@@ -49,6 +51,7 @@ class RasterInputs:
     groups: Int[Tensor, "n"] | None = None
     probe: Float[Tensor, "n 2"] | None = None
     absgrad: bool = False
+    tiles: Bool[Tensor, "g rows columns"] | None = None
 
     @property
     def n_groups(self) -> int:

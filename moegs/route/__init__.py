@@ -11,19 +11,23 @@ from moegs.route.mixture import (
     save_mixture,
 )
 from moegs.route.routers import PixelRouter, RouterConfig, VolumePixelRouter
+from moegs.route.sparse import SparseRender, active_tiles, render_sparse
 
 __all__ = [
     "Mixture",
     "MixtureRender",
     "PixelRouter",
     "RouterConfig",
+    "SparseRender",
     "VolumePixelRouter",
+    "active_tiles",
     "blend",
     "load_mixture",
     "oracle_gates",
     "read_manifest",
     "render_experts",
     "render_mixture",
+    "render_sparse",
     "save_mixture",
     "softmax_gates",
     "uniform_gates",

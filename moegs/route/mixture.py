@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -71,13 +71,16 @@ def render_experts(
     t: float,
     features: Float[Tensor, "n f"] | None = None,
     *,
+    now: Sequence[Gaussians] | None = None,
+    tiles: Bool[Tensor, "k rows columns"] | None = None,
     backend: str = "auto",
 ) -> Render:
     """All experts in a single pass: every image of the result has one entry an expert.
 
-    ``features`` are further per-Gaussian channels for the concatenated experts. Colour decoders are applied.
+    ``features`` are further per-Gaussian channels for the concatenated experts, ``now`` the experts' Gaussians at t if
+    they are known already, ``tiles`` the tiles to draw of each expert. Colour decoders are applied.
     """
-    now = [e.at(t) for e in experts]
+    now = [e.at(t) for e in experts] if now is None else now
     own = max((g.features.shape[1] for g in now if g.features is not None), default=0)
     merged = concatenate([replace(g, features=_padded(g, own)) for g in now])
     extra = [f for f in (features, merged.features) if f is not None]
@@ -85,7 +88,7 @@ def render_experts(
     render = rasterize(
         replace(merged, features=None), camera, groups=tags, features=torch.cat(extra, dim=-1) if extra else None,
         options=[e.options for e in experts], background=merged.means.new_tensor([e.background for e in experts]),
-        backend=backend,
+        tiles=tiles, backend=backend,
     )  # fmt: skip
     return _decoded(experts, render, camera, 0 if features is None else features.shape[1])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -49,6 +49,7 @@ class _Frame:
     height: int
     options: list[tuple[float, float, float, float]]  # eps2d, compensate, near, far
     groups: Int[Tensor, "n"] | None
+    tiles: UInt8[Tensor, "g rows columns"] | None
     absgrad: bool
     threads: int
 
@@ -147,7 +148,8 @@ def _frame(inputs: RasterInputs) -> _Frame:
     ]
     groups = None if inputs.groups is None else _tags(inputs.groups)
     K = camera.K.detach()
-    return _Frame(K, camera.width, camera.height, options, groups, inputs.absgrad, threads())
+    tiles = None if inputs.tiles is None else inputs.tiles.cpu().to(torch.uint8).contiguous()
+    return _Frame(K, camera.width, camera.height, options, groups, tiles, inputs.absgrad, threads())
 
 
 def _tags(groups: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def _call(frame: _Frame, x: _Inputs) -> Any:  # noqa: ANN401 - an object of the 
     try:
         return library().call(
             means=view(x.means), opacities=view(x.opacities), sh=view(x.sh), quats=view(x.quats), scales=view(x.scales),
-            covars=view(x.covars), features=view(x.features), groups=frame.groups, background=view(x.background),
+            covars=view(x.covars), features=view(x.features), groups=frame.groups, tiles=frame.tiles, background=view(x.background),
             options=frame.options, camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
         )  # fmt: skip
     except ValueError as error:

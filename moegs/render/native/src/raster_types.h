@@ -26,6 +26,7 @@ struct Scene {
   int sh_terms, n_features, n_groups;
   const float *means, *quats, *scales, *covars, *opacities, *sh, *features;
   const int32_t* groups;
+  const uint8_t* tiles;  // [groups, tiles_y, tiles_x]: which lists are drawn; null: all
   const GroupOptions* options;
   float rotation[9], translation[3], centre[3];
   float fx, fy, cx, cy;

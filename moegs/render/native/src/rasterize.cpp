@@ -21,7 +21,9 @@ namespace {
 using moegs::Scene;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Tags = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
+using Mask = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 using MaybeFloats = std::optional<Floats>;
+using MaybeMask = std::optional<Mask>;
 using MaybeTags = std::optional<Tags>;
 
 float* data(const MaybeFloats& a) { return a ? a->data() : nullptr; }
@@ -37,6 +39,7 @@ struct Call {
   Floats means, opacities, sh;
   MaybeFloats quats, scales, covars, features;
   MaybeTags groups;
+  MaybeMask tiles;
   Floats background;
   std::vector<moegs::GroupOptions> options;
   Scene scene{};
@@ -68,10 +71,10 @@ void check_groups(const Call& c) {
 }
 
 std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, MaybeFloats quats, MaybeFloats scales,
-                                MaybeFloats covars, MaybeFloats features, MaybeTags groups, Floats background,
+                                MaybeFloats covars, MaybeFloats features, MaybeTags groups, MaybeMask tiles, Floats background,
                                 const std::vector<std::array<float, 4>>& options, std::array<float, 19> camera, int width,
                                 int height) {
-  auto c = std::make_unique<Call>(Call{means, opacities, sh, quats, scales, covars, features, groups, background, {}, {}});
+  auto c = std::make_unique<Call>(Call{means, opacities, sh, quats, scales, covars, features, groups, tiles, background, {}, {}});
   Scene& s = c->scene;
   const size_t n = opacities.size();
   fill_view(s, {camera, width, height});
@@ -90,6 +93,9 @@ std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, Maybe
   s.means = means.data(), s.opacities = opacities.data(), s.sh = sh.data();
   s.quats = data(quats), s.scales = data(scales), s.covars = data(covars), s.features = data(features);
   s.groups = groups ? groups->data() : nullptr;
+  if (tiles && tiles->size() != size_t(s.n_groups) * s.tiles_x * s.tiles_y)
+    throw nb::value_error("tiles: expected one value a tile and group");
+  s.tiles = tiles ? tiles->data() : nullptr;
   s.options = c->options.data();
   check_groups(*c);
   return c;
@@ -168,7 +174,7 @@ void bind_rasterize(nb::module_& m) {
       .def_prop_ro("entries", [](const moegs::Trace& t) { return t.n_entries; });
   m.def("call", &make_call, nb::arg("means"), nb::arg("opacities"), nb::arg("sh"), nb::arg("quats").none(),
         nb::arg("scales").none(), nb::arg("covars").none(), nb::arg("features").none(), nb::arg("groups").none(),
-        nb::arg("background"), nb::arg("options"), nb::arg("camera"), nb::arg("width"), nb::arg("height"));
+        nb::arg("tiles").none() = nb::none(), nb::arg("background"), nb::arg("options"), nb::arg("camera"), nb::arg("width"), nb::arg("height"));
   m.def("forward", &forward, nb::arg("call"), nb::arg("color"), nb::arg("depth"), nb::arg("alpha"),
         nb::arg("features").none(), nb::arg("radii"), nb::arg("threads"));
   m.def("backward", &backward, nb::arg("call"), nb::arg("trace"), nb::arg("radii"), nb::arg("images"), nb::arg("given"),

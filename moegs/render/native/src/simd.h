@@ -13,7 +13,11 @@
 #include <arm_neon.h>
 #endif
 
+#ifdef MOEGS_SANITIZE  // instrumented code that is inlined everywhere takes many minutes to compile
+#define MOEGS_INLINE inline
+#else
 #define MOEGS_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace moegs::MOEGS_ISA {
 

@@ -43,12 +43,16 @@ uint64_t* sort_by_depth(uint64_t* keys, uint64_t* other, size_t count) {
   return keys;
 }
 
-// Calls visit(list) for every tile of a record's box, in slot order.
+// Calls visit(list, place in the box) for every tile of a record's box that is to be drawn, in slot order.
 template <class Visit>
 inline void each_tile(const Record& r, const Scene& s, Visit&& visit) {
   const size_t base = size_t(r.group) * s.tiles_x * s.tiles_y;
+  uint32_t place = 0;
   for (size_t y = r.y0; y < r.y1; ++y)
-    for (size_t x = r.x0; x < r.x1; ++x) visit(base + y * s.tiles_x + x);
+    for (size_t x = r.x0; x < r.x1; ++x, ++place) {
+      const size_t list = base + y * s.tiles_x + x;
+      if (s.tiles == nullptr || s.tiles[list]) visit(list, place);
+    }
 }
 
 // Counting sort of the depth-ordered Gaussians into tile lists. Each piece takes a run of them: first it counts, then,
@@ -68,7 +72,7 @@ void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int
   parallel(pieces, threads, [&](size_t piece) {
     uint32_t* count = counts + piece * lists;
     std::memset(count, 0, lists * sizeof(uint32_t));
-    run(piece, [&](uint32_t i) { each_tile(t.records[i], s, [&](size_t list) { ++count[list]; }); });
+    run(piece, [&](uint32_t i) { each_tile(t.records[i], s, [&](size_t list, uint32_t) { ++count[list]; }); });
   });
   uint64_t sum = 0;
   for (size_t list = 0; list < lists; ++list) {
@@ -83,8 +87,8 @@ void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int
     uint32_t* at = counts + piece * lists;
     run(piece, [&](uint32_t i) {
       const Record& r = t.records[i];
-      uint32_t slot = uint32_t(t.chunk_slot[i / kChunk]) + r.slot;
-      each_tile(r, s, [&](size_t list) { t.entries[at[list]++] = {i, slot++}; });
+      const uint32_t slot = uint32_t(t.chunk_slot[i / kChunk]) + r.slot;
+      each_tile(r, s, [&](size_t list, uint32_t place) { t.entries[at[list]++] = {i, slot + place}; });
     });
   });
 }

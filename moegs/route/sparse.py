@@ -1,0 +1,85 @@
+"""Sparse gates: tiles in which an expert's gate is negligible are not drawn for that expert.
+
+A small picture of the router's channels comes first; it says which experts matter where. The full-size pass then draws
+every expert only in the tiles of 16×16 pixels where its gate can reach ``min_gate``. Leaving expert k out changes a pixel
+by at most ``G_k |I_k - I|`` with gate G_k, so dropping gates below ``min_gate`` in a mixture of K changes it by at most
+``(K - 1) min_gate`` times the largest difference between two experts, as far as the small picture saw the gates right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from moegs.errors import ConfigError
+from moegs.expert import Expert
+from moegs.gaussians.container import Gaussians
+from moegs.render.camera import Camera
+from moegs.render.types import TILE
+from moegs.route.blend import blend
+from moegs.route.mixture import Mixture, MixtureRender, render_experts
+
+SHRINK = 4  # side of a full-size pixel block that one pixel of the small picture stands for
+
+
+@dataclass(frozen=True)
+class SparseRender(MixtureRender):
+    """A blend from the experts that matter. ``tiles`` [k, rows, columns] says who was drawn where."""
+
+    tiles: Tensor | None = None
+
+    @property
+    def share(self) -> float:
+        """Fraction of all (expert, tile) pairs that were drawn."""
+        return float(self.tiles.float().mean())
+
+
+def render_sparse(
+    mixture: Mixture, camera: Camera, t: float, min_gate: float = 0.05, *, backend: str = "auto"
+) -> SparseRender:
+    """Render a mixture and skip experts in the tiles where their gate stays below ``min_gate``.
+
+    Raises:
+        ConfigError: ``min_gate`` is not in [0, 1/K); with K experts one of them always reaches 1/K.
+    """
+    if not 0 <= min_gate < 1 / len(mixture.experts):
+        raise ConfigError(f"min_gate: expected 0 to below 1/{len(mixture.experts)}, got {min_gate}.")
+    now = [e.at(t) for e in mixture.experts.values()]
+    tiles = active_tiles(mixture, now, camera, t, min_gate, backend)
+    experts = list(mixture.experts.values())
+    render = render_experts(experts, camera, t, mixture.router.features(t), now=now, tiles=tiles, backend=backend)
+    logits = mixture.router.logits(render.features, render.color, render.alpha, camera, t)
+    hidden = ~_pixels(tiles, camera)
+    gates = torch.softmax(logits.masked_fill(hidden, -torch.inf) / mixture.router.config.temperature, dim=0)
+    return SparseRender(
+        blend(render.color, gates), gates, render.color, render.depth, render.alpha, render.features, render.backend,
+        tiles,
+    )  # fmt: skip
+
+
+def active_tiles(
+    mixture: Mixture, now: list[Gaussians], camera: Camera, t: float, min_gate: float, backend: str = "auto"
+) -> Bool[Tensor, "k rows columns"]:
+    """Tiles where an expert's gate reaches ``min_gate`` in the small picture, or where it is the strongest."""
+    small = camera.resized(-(-camera.width // SHRINK), -(-camera.height // SHRINK))
+    experts: list[Expert] = list(mixture.experts.values())
+    render = render_experts(experts, small, t, mixture.router.features(t), now=now, backend=backend)
+    gates = mixture.router.gates(render.features, render.color, render.alpha, small, t)
+    return _reach(gates, camera) >= min(min_gate, 1 / len(experts))
+
+
+def _reach(gates: Float[Tensor, "k h w"], camera: Camera) -> Float[Tensor, "k rows columns"]:
+    """Largest gate over each tile and one small pixel around it."""
+    side = TILE // SHRINK
+    rows, columns = -(-camera.height // TILE), -(-camera.width // TILE)
+    wide = torch.nn.functional.max_pool2d(gates, 3, stride=1, padding=1)
+    missing = (0, columns * side - gates.shape[2], 0, rows * side - gates.shape[1])
+    return torch.nn.functional.max_pool2d(torch.nn.functional.pad(wide, missing), side)
+
+
+def _pixels(tiles: Bool[Tensor, "k rows columns"], camera: Camera) -> Bool[Tensor, "k h w"]:
+    full = tiles.repeat_interleave(TILE, dim=1).repeat_interleave(TILE, dim=2)
+    return full[:, : camera.height, : camera.width]
