@@ -25,6 +25,20 @@ def is_mixture(path: Path) -> bool:
     return (path / "manifest.json").exists()
 
 
+def open_expert(path: Path) -> Expert:
+    """Read an expert's file or a training run's folder.
+
+    Raises:
+        FormatError: it is neither, or damaged.
+    """
+    from moegs.errors import FormatError
+    from moegs.expert import load_expert
+
+    if path.is_dir() and not expert_file(path).exists():
+        raise FormatError(f"{path}: expected manifest.json (a mixture) or {EXPERT_FILE} (a finished expert) in it.")
+    return load_expert(expert_file(path))
+
+
 def open_model(path: Path) -> Expert | Mixture:
     """Read an expert's file, a training run's folder or a mixture's folder.
 
@@ -35,12 +49,7 @@ def open_model(path: Path) -> Expert | Mixture:
         from moegs.route import load_mixture
 
         return load_mixture(path)
-    from moegs.errors import FormatError
-    from moegs.expert import load_expert
-
-    if path.is_dir() and not expert_file(path).exists():
-        raise FormatError(f"{path}: expected manifest.json (a mixture) or {EXPERT_FILE} (a finished expert) in it.")
-    return load_expert(expert_file(path))
+    return open_expert(path)
 
 
 def warn_if_other_clip(meta: dict[str, object], scene: Scene) -> None:

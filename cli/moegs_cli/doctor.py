@@ -38,7 +38,7 @@ def doctor(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """All findings, JSON-ready; ``problems`` lists what has to be mended."""
-    report = {
+    report: dict[str, Any] = {
         "moegs": _version("moegs"),
         "python": platform.python_version(),
         "platform": platform.platform(),

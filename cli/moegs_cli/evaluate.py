@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import expert_file, is_mixture, open_model, warn_if_other_clip
+from ._models import expert_file, is_mixture, open_expert, warn_if_other_clip
 from ._scenes import cameras_named, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
     from moegs.expert import Expert
-    from moegs.route import Mixture
 
 
 @click.command(
@@ -46,43 +45,40 @@ def evaluate(
     from moegs.report import print_table as show
 
     scene = open_scene(data, clip)
-    how = {"cameras": cameras_named(scene, camera), "every": every, "backend": backend}
-    if lpips is not None:
-        from moegs.metrics import load_lpips
-
-        how["perceptual"] = load_lpips(lpips)
-    rows = _rows(model, scene, experts, how)
+    how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every}
+    rows = _rows(model, scene, experts, how | {"perceptual": _perceptual(lpips)}, backend)
     if as_json:
         head = {"scene": scene.name, "protocol": PROTOCOL, "command": command_line(), "versions": versions()}
         click.echo(json.dumps(head | {"models": rows}, indent=2))
     else:
-        show(f"{scene.name}, held-out camera", rows)
+        show(f"{scene.name}, {camera or 'held-out camera'}", rows)
 
 
-def _rows(path: Path, scene: Scene, with_experts: bool, how: dict[str, Any]) -> dict[str, Any]:
-    model = open_model(path)
-    if not is_mixture(path):
-        warn_if_other_clip(model.meta, scene)
-        return {model.prior.name: _row(model, expert_file(path), scene, how)}
-    rows: dict[str, Any] = {}
-    if with_experts:
-        from moegs.report import score_row
-        from moegs.train import yardsticks
+def _perceptual(weights: Path | None) -> Any:
+    if weights is None:
+        return None
+    from moegs.metrics import load_lpips
 
-        for name, expert in model.experts.items():
-            rows[name] = _row(expert, path / "experts" / f"{name}.safetensors", scene, how)
-        found = yardsticks(model, scene, how["cameras"], every=how["every"], backend=how["backend"])
-        rows |= {name: score_row(scores) for name, scores in found.items()}
-    return rows | {"mixture": _row(model, path, scene, how)}
+    return load_lpips(weights)
 
 
-def _row(model: Expert | Mixture, path: Path, scene: Scene, how: dict[str, Any]) -> dict[str, Any]:
-    from moegs.report import model_row
-    from moegs.route import Mixture
+def _rows(path: Path, scene: Scene, with_experts: bool, how: dict[str, Any], backend: str) -> dict[str, Any]:
+    from moegs.report import model_row, score_row
     from moegs.train import evaluate as measure
-    from moegs.train import expert_renderer, mixture_renderer
+    from moegs.train import expert_renderer, mixture_renderer, yardsticks
 
-    mixed = isinstance(model, Mixture)
-    renderer = mixture_renderer(model, how["backend"]) if mixed else expert_renderer(model, how["backend"])
-    cameras, every, perceptual = how["cameras"], how["every"], how.get("perceptual")
-    return model_row(measure(renderer, scene, cameras, every=every, perceptual=perceptual), model, path)
+    def row(expert: Expert, file: Path) -> dict[str, Any]:
+        return model_row(measure(expert_renderer(expert, backend), scene, **how), expert, file)
+
+    if not is_mixture(path):
+        expert = open_expert(path)
+        warn_if_other_clip(expert.meta, scene)
+        return {expert.prior.name: row(expert, expert_file(path))}
+    from moegs.route import load_mixture
+
+    mixture, rows = load_mixture(path), {}
+    if with_experts:
+        rows = {name: row(e, path / "experts" / f"{name}.safetensors") for name, e in mixture.experts.items()}
+        found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend)
+        rows |= {name: score_row(scores) for name, scores in found.items()}
+    return rows | {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}

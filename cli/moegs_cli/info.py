@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import expert_file, is_mixture, open_model
+from ._models import expert_file, is_mixture, open_expert
 
 if TYPE_CHECKING:
     from moegs.expert import Expert
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(model: Path, as_json: bool) -> None:
     """Describe MODEL: an expert's file or folder, or a mixture's folder, whose hashes are checked."""
-    found = describe_mixture(model) if is_mixture(model) else describe_expert(open_model(model), expert_file(model))
+    found = describe_mixture(model) if is_mixture(model) else describe_expert(open_expert(model), expert_file(model))
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
 
 

@@ -74,7 +74,7 @@ class Gaussians:
         """The same values, cut from the autograd graph."""
         return self._map(Tensor.detach)
 
-    def _map(self, fn) -> Gaussians:  # noqa: ANN001 - a tensor function
+    def _map(self, fn) -> Gaussians:
         moved = {f.name: fn(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
         return replace(self, **moved)
 

@@ -44,7 +44,7 @@ def rasterize(
     features: Float[Tensor, "n f"] | None = None,
     groups: Int[Tensor, "n"] | None = None,
     background: Tensor | Sequence[float] | None = None,
-    options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),  # noqa: B008 - frozen
+    options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),
     probe: Float[Tensor, "n 2"] | None = None,
     absgrad: bool = False,
     tiles: Bool[Tensor, "*g rows columns"] | None = None,
@@ -114,7 +114,7 @@ def splat(
     values: Float[Tensor, "n c"],
     *,
     background: float = 0.0,
-    options: RasterOptions = RasterOptions(),  # noqa: B008 - frozen
+    options: RasterOptions = RasterOptions(),
     backend: str = "auto",
 ) -> Float[Tensor, "h w c"]:
     """Weight splatting: composite any per-Gaussian values into the image with the Gaussians' own alphas.
@@ -172,7 +172,7 @@ def _options_per_group(
         chosen = tuple(options)
     if groups is None and len(chosen) != 1:
         raise ConfigError(f"options: expected one without groups, got {len(chosen)}.")
-    if groups is not None and groups.numel() and not (0 <= int(groups.min()) and int(groups.max()) < len(chosen)):
+    if groups is not None and groups.numel() and not (int(groups.min()) >= 0 and int(groups.max()) < len(chosen)):
         raise ConfigError(
             f"groups: expected tags 0 to {len(chosen) - 1}, got {int(groups.min())} to {int(groups.max())}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,7 +62,8 @@ class Camera:
 
 def rays(camera: Camera) -> Float[Tensor, "h w 6"]:
     """Ray map through the pixel centres: origin (world units) and unit direction (world), six channels a pixel."""
-    k, options = camera.K, {"dtype": camera.K.dtype, "device": camera.K.device}
+    k = camera.K
+    options: dict[str, Any] = {"dtype": k.dtype, "device": k.device}
     x = (torch.arange(camera.width, **options) + 0.5 - k[0, 2]) / k[0, 0]
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")

@@ -53,7 +53,7 @@ def rasterize_gsplat(inputs: RasterInputs) -> RasterOutputs:
     )
 
 
-def _import_kernels(inputs: RasterInputs):  # noqa: ANN202 - the gsplat module
+def _import_kernels(inputs: RasterInputs):
     means = inputs.gaussians.means
     if means.device.type != "cuda" or means.dtype != torch.float32:
         raise BackendError(
@@ -67,7 +67,7 @@ def _import_kernels(inputs: RasterInputs):  # noqa: ANN202 - the gsplat module
     return gsplat
 
 
-def _project(kernels, inputs: RasterInputs) -> _Packed:  # noqa: ANN001
+def _project(kernels, inputs: RasterInputs) -> _Packed:
     """Project, once for every distinct set of raster options."""
     if len(set(inputs.options)) == 1:
         everything = torch.arange(len(inputs.gaussians), device=inputs.gaussians.means.device)
@@ -80,7 +80,7 @@ def _project(kernels, inputs: RasterInputs) -> _Packed:  # noqa: ANN001
     return _Packed(*(torch.cat([getattr(p, f) for p in parts]) for f in _Packed.__dataclass_fields__))
 
 
-def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: RasterOptions) -> _Packed:  # noqa: ANN001
+def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: RasterOptions) -> _Packed:
     gaussians, camera = inputs.gaussians[chosen], inputs.camera
     _, _, index, radii, means2d, depths, conics, compensations = kernels.fully_fused_projection(
         means=gaussians.means,
@@ -108,7 +108,7 @@ def _upper_triangle(gaussians: Gaussians) -> Tensor | None:
     return gaussians.covars.flatten(1)[:, [0, 1, 2, 4, 5, 8]]
 
 
-def _values(kernels, inputs: RasterInputs, packed: _Packed) -> Tensor:  # noqa: ANN001
+def _values(kernels, inputs: RasterInputs, packed: _Packed) -> Tensor:
     kept = inputs.gaussians[packed.index]
     directions = kept.means - inputs.camera.centre
     colors = kernels.spherical_harmonics(degrees_to_use=kept.sh_degree, dirs=directions, coeffs=kept.sh)
@@ -118,7 +118,7 @@ def _values(kernels, inputs: RasterInputs, packed: _Packed) -> Tensor:  # noqa: 
     return torch.cat(channels, dim=-1)
 
 
-def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, values: Tensor):  # noqa: ANN001, ANN202
+def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, values: Tensor):
     camera, n_groups = inputs.camera, inputs.n_groups
     tiles_x, tiles_y = -(-camera.width // TILE), -(-camera.height // TILE)
     image_ids = _image_ids(inputs, packed)
@@ -166,14 +166,14 @@ class _ProbeImagePosition(torch.autograd.Function):
     """Identity on image positions; its backward hands their (absolute) gradient to the probe."""
 
     @staticmethod
-    def forward(ctx, means2d: Tensor, probe: Tensor, index: Tensor, absolute: bool) -> Tensor:  # noqa: ANN001
+    def forward(ctx, means2d: Tensor, probe: Tensor, index: Tensor, absolute: bool) -> Tensor:
         ctx.index, ctx.n, ctx.absolute = index, probe.shape[0], absolute
         moved = means2d.clone()
         ctx.moved = moved  # gsplat's backward writes the absolute gradient on this very tensor as `.absgrad`
         return moved
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, grad: Tensor):
         magnitude = getattr(ctx.moved, "absgrad", None) if ctx.absolute else grad
         if magnitude is None:
             raise BackendError("backend 'gsplat': this version does not report absolute gradients; use absgrad=False.")

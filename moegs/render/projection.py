@@ -69,7 +69,7 @@ def _per_gaussian(inputs: RasterInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
     groups = torch.zeros(len(means), dtype=torch.long, device=means.device) if inputs.groups is None else inputs.groups
     groups = groups.long()
 
-    def spread(value) -> Tensor:  # noqa: ANN001 - a function of RasterOptions
+    def spread(value) -> Tensor:
         return means.new_tensor([float(value(o)) for o in inputs.options])[groups]
 
     def near(o: RasterOptions) -> float:

@@ -122,9 +122,9 @@ class _SumOfMagnitudes(torch.autograd.Function):
     """Identity whose backward also hands the probe the sum over pixels of absolute gradients."""
 
     @staticmethod
-    def forward(ctx, means2d: Tensor, probe: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx, means2d: Tensor, probe: Tensor) -> Tensor:
         return means2d.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, grad.abs().sum(1)

@@ -81,6 +81,9 @@ class VolumePixelRouter(nn.Module):
         torch.Size([2, 8, 8])
     """
 
+    centre: Tensor
+    extent: Tensor
+
     def __init__(
         self,
         counts: Sequence[int],
@@ -199,7 +202,7 @@ def PixelRouter(counts: Sequence[int], **options: Any) -> VolumePixelRouter:  # 
 
 def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:
     """Rebuild an (untrained) router from :meth:`VolumePixelRouter.to_config`."""
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
+    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
     return VolumePixelRouter(saved["counts"], RouterConfig(**config))
 
 

@@ -69,7 +69,7 @@ class VolumeRouter(nn.Module):
         camera: Camera,
         t: float,
         *,
-        options: RasterOptions = RasterOptions(),  # noqa: B008 - frozen
+        options: RasterOptions = RasterOptions(),
         background: Sequence[float] = (0.0, 0.0, 0.0),
         backend: str = "auto",
     ) -> Render:

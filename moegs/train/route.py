@@ -60,7 +60,7 @@ class _Run:
 def fit_router(
     scene: Scene,
     experts: dict[str, Expert],
-    config: RouteConfig = RouteConfig(),  # noqa: B008 - frozen
+    config: RouteConfig = RouteConfig(),
     *,
     out: str | Path | None = None,
     resume: bool = False,

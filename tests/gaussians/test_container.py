@@ -37,7 +37,9 @@ def test_shape_must_be_given_exactly_once():
         Gaussians(g.means, g.opacities, g.sh, g.quats, g.scales, covariances(g))
 
 
-@pytest.mark.parametrize(("field", "value"), [("opacities", torch.ones(3)), ("sh", torch.ones(2, 5, 3)), ("quats", torch.ones(2, 3))])
+@pytest.mark.parametrize(
+    ("field", "value"), [("opacities", torch.ones(3)), ("sh", torch.ones(2, 5, 3)), ("quats", torch.ones(2, 3))]
+)
 def test_wrong_shapes_are_named(field: str, value: torch.Tensor):
     g = random_gaussians(2)
     fields = {n: getattr(g, n) for n in ("means", "opacities", "sh", "quats", "scales")} | {field: value}

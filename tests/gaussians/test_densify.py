@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from moegs.deform import get
-from moegs.gaussians import PointCloud, count, join
-from moegs.gaussians import densify
+from moegs.gaussians import PointCloud, count, densify, join
 from moegs.gaussians.densify import DensifyRule
 
 
@@ -41,7 +40,7 @@ def test_large_ones_are_split_and_small_ones_cloned():
 
 def test_the_cap_is_hard_and_prefers_the_steepest():
     score = torch.tensor([0.0, 3.0, 1.0, 2.0, 4.0, 0.0])
-    _, survivors, spawned, lineage = grow(score, DensifyRule(grad_threshold=0.5, max_gaussians=8))
+    _, survivors, spawned, _ = grow(score, DensifyRule(grad_threshold=0.5, max_gaussians=8))
     assert count(survivors) + count(spawned) == 8
     joined = join([survivors, spawned])
     assert torch.equal(joined["gaussian.means"][6], survivors["gaussian.means"][1])

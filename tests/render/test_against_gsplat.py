@@ -66,7 +66,8 @@ def test_every_keyword_that_we_use_exists():
     import gsplat
 
     source = inspect.getsource(gsplat_backend)
-    for name in ("fully_fused_projection", "isect_tiles", "isect_offset_encode", "rasterize_to_pixels", "spherical_harmonics"):
+    kernels = "fully_fused_projection", "isect_tiles", "isect_offset_encode", "rasterize_to_pixels", "spherical_harmonics"
+    for name in kernels:
         call = source.split(f"kernels.{name}(")[1]
         used = {part.split("=")[0].strip() for part in _top_level(call)}
         assert used <= set(inspect.signature(getattr(gsplat, name)).parameters), name
@@ -97,7 +98,8 @@ def test_image_and_gradients_on_a_gpu():
     for device, backend in (("cpu", "reference"), ("cuda", "gsplat")):
         gaussians, tensors = leaves(random_gaussians(200).to(device))
         tags = (torch.arange(200) % 3).to(device)
-        out = rasterize(gaussians, camera().to(device), groups=tags, features=torch.ones(200, 3, device=device), backend=backend)
+        ones = torch.ones(200, 3, device=device)
+        out = rasterize(gaussians, camera().to(device), groups=tags, features=ones, backend=backend)
         (out.color.square().sum() + out.features.sum() + out.depth.sum()).backward()
         results.append((out.color.cpu(), {k: v.grad.cpu() for k, v in tensors.items()}))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-4, rtol=0)

@@ -45,8 +45,15 @@ def test_gates_follow_the_papers_formula():
     torch.testing.assert_close(router(experts, cam, t, backend="reference"), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [RouterConfig(), RouterConfig(channels=2, context=3, inputs=("rays", "color", "time", "alpha")),
-                                    RouterConfig(kind="volume"), RouterConfig(shared=False, context=3)])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        RouterConfig(),
+        RouterConfig(channels=2, context=3, inputs=("rays", "color", "time", "alpha")),
+        RouterConfig(kind="volume"),
+        RouterConfig(shared=False, context=3),
+    ],
+)
 def test_gates_sum_to_one_and_everything_gets_gradient(config: RouterConfig):
     experts, cam = [random_gaussians(9, seed=s) for s in (0, 1, 2)], camera()
     router = filled(VolumePixelRouter([9, 9, 9], config))

@@ -10,7 +10,7 @@ import os
 from moegs.errors import BackendError, ConfigError
 
 try:
-    from moegs.render.native import _native
+    from moegs.render.native import _native  # type: ignore[attr-defined]
 except ImportError as error:  # built without a compiler, or for another interpreter
     _native = None
     _REASON = str(error)

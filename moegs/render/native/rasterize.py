@@ -100,7 +100,7 @@ class Projection(NamedTuple):
 
 
 def project_native(
-    gaussians: Gaussians, camera: Camera, options: RasterOptions = RasterOptions()  # noqa: B008 - frozen
+    gaussians: Gaussians, camera: Camera, options: RasterOptions = RasterOptions()
 ) -> Projection:
     """Projection and spherical harmonics on their own, differentiable in the Gaussians and the camera pose.
 
@@ -184,15 +184,15 @@ def _camera_numbers(frame: _Frame, viewmat: Tensor) -> list[float]:
     return numbers
 
 
-def _call(frame: _Frame, x: _Inputs) -> Any:  # noqa: ANN401 - an object of the compiled module
+def _call(frame: _Frame, x: _Inputs) -> Any:
     def view(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.detach()
 
     try:
         return library().call(
             means=view(x.means), opacities=view(x.opacities), sh=view(x.sh), quats=view(x.quats), scales=view(x.scales),
-            covars=view(x.covars), features=view(x.features), groups=frame.groups, tiles=frame.tiles, background=view(x.background),
-            options=frame.options, camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
+            covars=view(x.covars), features=view(x.features), groups=frame.groups, tiles=frame.tiles,
+            background=view(x.background), options=frame.options, camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
         )  # fmt: skip
     except ValueError as error:
         raise ShapeError(f"native: {error}.") from None
