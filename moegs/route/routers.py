@@ -87,7 +87,7 @@ class VolumePixelRouter(nn.Module):
     def __init__(
         self,
         counts: Sequence[int],
-        config: RouterConfig = RouterConfig(),  # noqa: B008 - frozen
+        config: RouterConfig = RouterConfig(),
         centre: Sequence[float] = (0.0, 0.0, 0.0),
         extent: float = 1.0,
         generator: torch.Generator | None = None,
@@ -171,7 +171,7 @@ class VolumePixelRouter(nn.Module):
         camera: Camera,
         t: float,
         *,
-        options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),  # noqa: B008 - frozen
+        options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),
         backend: str = "auto",
     ) -> Float[Tensor, "k h w"]:
         """Gates of the experts' Gaussians at clip-normalised time t, seen from a camera.

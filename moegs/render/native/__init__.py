@@ -30,7 +30,7 @@ def why_not() -> str:
     return f"the compiled kernels of moegs are not installed ({_REASON}); reinstall moegs where a C++17 compiler is present"
 
 
-def library():  # noqa: ANN201 - a compiled module
+def library():
     """The compiled module.
 
     Raises:
@@ -62,7 +62,7 @@ def threads() -> int:
     return int(value)
 
 
-def __getattr__(name: str):  # noqa: ANN202 - functions that need torch are imported on first use
+def __getattr__(name: str):
     if name in ("rasterize_native", "project_native"):
         from moegs.render.native import rasterize
 

@@ -192,7 +192,8 @@ def _call(frame: _Frame, x: _Inputs) -> Any:
         return library().call(
             means=view(x.means), opacities=view(x.opacities), sh=view(x.sh), quats=view(x.quats), scales=view(x.scales),
             covars=view(x.covars), features=view(x.features), groups=frame.groups, tiles=frame.tiles,
-            background=view(x.background), options=frame.options, camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
+            background=view(x.background), options=frame.options, camera=_camera_numbers(frame, x.viewmat),
+            width=frame.width, height=frame.height,
         )  # fmt: skip
     except ValueError as error:
         raise ShapeError(f"native: {error}.") from None
