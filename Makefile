@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint native sanitize bench clean
 
 demo: .venv/.installed  ## train two experts and a router on a clip made on the spot, into runs/demo
-	$(BIN)/python recipes/moe_n3v.py --out runs/demo --budget small
+	$(BIN)/python recipes/moe_n3v.py --out runs/demo --budget small --steps 4000
 	@echo
 	@echo "Look at runs/demo/contact_sheet.png; the numbers are in runs/demo/results.json."
 	@echo "Render more:  $(BIN)/moegs render runs/demo/mixture --data runs/demo/clip --out runs/demo/spiral --camera spiral --format mp4"

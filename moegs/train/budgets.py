@@ -19,7 +19,7 @@ class Budget:
 
     Attributes:
         steps: optimisation steps of an expert, before its prior's share of :data:`SHARE`.
-        max_gaussians: hard cap on the Gaussians of an expert.
+        max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
         router_steps: optimisation steps of the router.
     """
@@ -36,6 +36,9 @@ BUDGETS = {
     "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000),
 }
 """small: a laptop, minutes. medium: a laptop, an evening. full: a GPU."""
+
+PER_PIXEL = 0.5
+"""Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
 SHARE = {"hexplane": 0.7, "embedding": 0.7}
 """Priors whose steps cost more take fewer of them, so that a budget means time rather than steps."""
@@ -57,9 +60,10 @@ def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
         7000
     """
     size = _sized(name)
+    pixels = max(camera.width * camera.height for camera in scene.cameras)
     config = FitConfig(
         steps=round(size.steps * SHARE.get(prior_name, 1.0)),
-        densify=DensifyRule(max_gaussians=size.max_gaussians),
+        densify=DensifyRule(max_gaussians=min(size.max_gaussians, round(PER_PIXEL * pixels))),
         densify_every=size.densify_every,
     )
     return deform.get(prior_name).for_clip(scene.n_frames), config

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moegs import deform
@@ -14,7 +16,7 @@ def test_every_prior_has_a_plan_at_every_size(size, prior):
     chosen, config = budget(size, small_scene(), prior)
     assert chosen == deform.get(prior).for_clip(4)
     assert 0 < config.steps <= BUDGETS[size].steps
-    assert config.densify.max_gaussians == BUDGETS[size].max_gaussians
+    assert config.densify.max_gaussians == 240  # half of 24x20 pixels
 
 
 def test_sizes_grow():
@@ -22,6 +24,12 @@ def test_sizes_grow():
     for name in ("steps", "max_gaussians", "router_steps"):
         assert getattr(small, name) < getattr(medium, name) < getattr(full, name)
     assert route_budget("small").steps < route_budget("full").steps
+
+
+def test_the_cap_of_large_pictures_is_the_budgets():
+    scene = small_scene()
+    large = replace(scene, cameras=tuple(c.resized(400, 300) for c in scene.cameras))
+    assert budget("small", large, "polynomial")[1].densify.max_gaussians == BUDGETS["small"].max_gaussians
 
 
 def test_unknown_names_are_refused():
