@@ -147,25 +147,27 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
 
 template <int Values>
 void read_block(const TileJob& job, const Tile& t, int block, int first, State<Values>& state) {
-  const int x = block_x(t, block), y = block_y(t, block);
-  const int w = job.width - x < 4 ? job.width - x : 4, h = job.height - y < 4 ? job.height - y : 4;
+  const Window w = window(job, t, block);
   const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
   __builtin_memset(&state, 0, sizeof(state));
-  store(state.open, inside(job, x, y));
-  for (int j = 0; j < h; ++j)
-    for (int i = 0; i < w; ++i) {
-      const int lane = 4 * j + i;
-      const size_t pixel = (size_t(t.group) * job.height + y + j) * job.width + x + i;
-      float rest = 0.0f;
-      for (int c = 0; c < n; ++c) {
-        const Channel& channel = job.channels[first + c];
-        const float grad = channel.grad[pixel * channel.image_stride];
-        state.grad[c][lane] = grad;
-        rest += grad * channel.image[pixel * channel.image_stride];
-      }
-      if (first == 0 && job.grad_alpha != nullptr) rest -= job.grad_alpha[pixel] * (1.0f - job.alpha[pixel]);
-      state.rest[lane] = rest;
-    }
+  store(state.open, inside(job, block_x(t, block), block_y(t, block)));
+  alignas(64) float image[Values + 2][16];
+  __builtin_memset(image, 0, sizeof(image));
+  for (int c = 0; c < n; ++c) {
+    const Channel& channel = job.channels[first + c];
+    each_pixel(job, w, channel.image_stride, [&](int lane, size_t place) {
+      state.grad[c][lane] = channel.grad[place];
+      image[c][lane] = channel.image[place];
+    });
+  }
+  if (first == 0 && job.grad_alpha != nullptr)
+    each_pixel(job, w, 1, [&](int lane, size_t place) {
+      image[Values][lane] = job.grad_alpha[place];
+      image[Values + 1][lane] = 1.0f - job.alpha[place];
+    });
+  f16 rest = -(load(image[Values]) * load(image[Values + 1]));
+  for (int c = 0; c < n; ++c) rest = fma(load(state.grad[c]), load(image[c]), rest);
+  store(state.rest, rest);
 }
 
 // From moments about the tile's centre to gradients of the image position, the conic and ln(opacity).
@@ -200,7 +202,6 @@ void finish_batch(const TileJob& job, const Tile& t, int first, const Batch<Valu
 template <int Values, bool Geometry, bool Absolute>
 void differentiate(const TileJob& job, size_t list, int first) {
   const Tile t = tile_of(job, list);
-  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
   State<Values> state[16];
   uint32_t alive = 0;
   for (int b = 0; b < 16; ++b) {
@@ -215,13 +216,8 @@ void differentiate(const TileJob& job, size_t list, int first) {
   const uint64_t end = t.begin + job.used[list];
   while (at < end) {
     const uint64_t stop = end - at < kBatch ? end : at + kBatch;
-    batch.size = 0;
-    __builtin_memset(batch.length, 0, sizeof(batch.length));
-    for (; at < stop; ++at) {
-      if (at + 8 < end) __builtin_prefetch(&job.records[job.entries[at + 8].gaussian]);
-      const uint32_t blocks = job.masks[at] & alive;
-      if (blocks != 0) take_entry(job, job.channels + first, n, job.entries[at], blocks, batch);
-    }
+    fill_batch(job, first, at, stop, alive, batch);
+    at = stop;
     __builtin_memset(totals, 0, size_t(batch.size) * sizeof(totals) / kBatch);
     for (uint32_t left = alive; left != 0; left &= left - 1) {
       const int b = __builtin_ctz(left);

@@ -44,21 +44,20 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
 
 template <int Values>
 void write_block(const TileJob& job, const Tile& t, int block, int first, const State<Values>& state) {
-  const int x = block_x(t, block), y = block_y(t, block);
-  const int w = job.width - x < 4 ? job.width - x : 4, h = job.height - y < 4 ? job.height - y : 4;
+  const Window w = window(job, t, block);
   const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
-  const float* background = job.background + 3 * t.group;
-  for (int j = 0; j < h; ++j)
-    for (int i = 0; i < w; ++i) {
-      const int lane = 4 * j + i;
-      const size_t pixel = (size_t(t.group) * job.height + y + j) * job.width + x + i;
-      for (int c = 0; c < n; ++c) {
-        const Channel& channel = job.channels[first + c];
-        const float behind = first + c < 3 ? background[first + c] * state.final[lane] : 0.0f;
-        channel.image[pixel * channel.image_stride] = state.sum[c][lane] + behind;
-      }
-      if (first == 0) job.alpha[pixel] = 1.0f - state.final[lane];
-    }
+  alignas(64) float v[16];
+  const f16 final = load(state.final);
+  for (int c = 0; c < n; ++c) {
+    const Channel& channel = job.channels[first + c];
+    const float behind = first + c < 3 ? job.background[3 * t.group + first + c] : 0.0f;
+    store(v, load(state.sum[c]) + spread(behind) * final);
+    float* const image = channel.image;
+    each_pixel(job, w, channel.image_stride, [&](int lane, size_t place) { image[place] = v[lane]; });
+  }
+  if (first > 0) return;
+  store(v, spread(1.0f) - final);
+  each_pixel(job, w, 1, [&](int lane, size_t place) { job.alpha[place] = v[lane]; });
 }
 
 // Channels [first, first + Values) of one tile. The first walk also finds the block masks; later ones read them.
@@ -66,7 +65,6 @@ template <int Values>
 void composite(const TileJob& job, size_t list, int first) {
   const Tile t = tile_of(job, list);
   const BlockEdges edges = block_edges(t);
-  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
   State<Values> state[16];
   __builtin_memset(state, 0, sizeof(state));
   uint32_t alive = 0;
@@ -81,15 +79,13 @@ void composite(const TileJob& job, size_t list, int first) {
   uint64_t at = t.begin;
   while (at < t.end && alive != 0) {
     const uint64_t stop = t.end - at < kBatch ? t.end : at + kBatch;
-    batch.size = 0;
-    __builtin_memset(batch.length, 0, sizeof(batch.length));
-    for (; at < stop; ++at) {
-      const Entry entry = job.entries[at];
-      if (at + 8 < t.end) __builtin_prefetch(&job.records[job.entries[at + 8].gaussian]);
-      if (first == 0) job.masks[at] = uint16_t(touched_blocks(job.records[entry.gaussian], edges));
-      const uint32_t blocks = job.masks[at] & alive;
-      if (blocks != 0) take_entry(job, job.channels + first, n, entry, blocks, batch);
-    }
+    if (first == 0)
+      for (uint64_t k = at; k < stop; ++k) {
+        if (k + 8 < t.end) __builtin_prefetch(&job.records[job.entries[k + 8].gaussian]);
+        job.masks[k] = uint16_t(touched_blocks(job.records[job.entries[k].gaussian], edges));
+      }
+    fill_batch(job, first, at, stop, alive, batch);
+    at = stop;
     for (uint32_t left = alive; left != 0; left &= left - 1) {
       const int b = __builtin_ctz(left);
       const f16 px = ramp_x() + spread(float(block_x(t, b))), py = ramp_y() + spread(float(block_y(t, b)));

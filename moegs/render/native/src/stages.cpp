@@ -232,7 +232,7 @@ void backward(const Scene& s, const Trace& t, const Images& images, const ImageG
   TileJob job = tile_job(s, t, channels, images.alpha);
   job.grad_alpha = given.alpha;
   job.geometry = layout.geometry, job.absolute = layout.absolute;
-  job.slots = tmp->a.get<float>(t.n_entries * layout.stride);
+  job.slots = tmp->a.get<float>(t.n_entries * layout.stride + 16);
   job.touched = tmp->b.get<uint8_t>(t.n_entries);
   job.slot_stride = layout.stride;
   layout.slots = job.slots;

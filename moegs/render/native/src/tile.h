@@ -33,8 +33,33 @@ MOEGS_INLINE f16 ramp_y() {
   return load(v);
 }
 
+// Where the pixels of a block are in an image of some stride.
+struct Window {
+  size_t first;  // pixel, counted over all groups
+  int width, height;
+};
 MOEGS_INLINE int block_x(const Tile& t, int block) { return t.x + 4 * (block & 3); }
 MOEGS_INLINE int block_y(const Tile& t, int block) { return t.y + 4 * (block >> 2); }
+
+MOEGS_INLINE Window window(const TileJob& job, const Tile& t, int block) {
+  const int x = block_x(t, block), y = block_y(t, block);
+  return {(size_t(t.group) * job.height + y) * job.width + x, job.width - x < 4 ? job.width - x : 4,
+          job.height - y < 4 ? job.height - y : 4};
+}
+
+// Calls move(lane, place) for every pixel of a block inside the image; place is where it is in an image of this stride.
+template <class Move>
+MOEGS_INLINE void each_pixel(const TileJob& job, const Window& w, size_t stride, Move&& move) {
+  if (w.width == 4 && w.height == 4) {
+    for (int j = 0; j < 4; ++j) {
+      const size_t row = (w.first + size_t(j) * job.width) * stride;
+      for (int i = 0; i < 4; ++i) move(4 * j + i, row + i * stride);
+    }
+    return;
+  }
+  for (int j = 0; j < w.height; ++j)
+    for (int i = 0; i < w.width; ++i) move(4 * j + i, (w.first + size_t(j) * job.width + i) * stride);
+}
 
 // Which pixels of a block lie in the image, as ones and zeros.
 MOEGS_INLINE f16 inside(const TileJob& job, int x, int y) {
@@ -72,25 +97,64 @@ template <int Values>
 struct Batch {
   alignas(64) float shape[kBatch][8];  // x, y, a, b, c, level
   alignas(64) float value[kBatch][Values];
-  uint32_t slot[kBatch];
-  uint16_t list[16][kBatch];
-  uint16_t length[16];
+  alignas(64) uint16_t blocks[kBatch + 16];
+  uint16_t list[16][kBatch + 16];      // with room to write past the end
+  uint32_t slot[kBatch], length[16];
   int size;
 };
 
+// For every block the entries that touch it, in order. Branch-free: which blocks an entry touches is hard to foresee.
 template <int Values>
-MOEGS_INLINE void take_entry(const TileJob& job, const Channel* channels, int n_channels, const Entry& entry,
-                             uint32_t blocks, Batch<Values>& batch) {
-  const int j = batch.size++;
-  const Record& r = job.records[entry.gaussian];
-  __builtin_memcpy(batch.shape[j], &r.x, 6 * sizeof(float));
-  batch.slot[j] = entry.slot;
-  for (int c = 0; c < n_channels; ++c) batch.value[j][c] = channels[c].values[entry.gaussian * channels[c].value_stride];
-  for (int c = n_channels; c < Values; ++c) batch.value[j][c] = 0.0f;
-  for (; blocks != 0; blocks &= blocks - 1) {
-    const int b = __builtin_ctz(blocks);
-    batch.list[b][batch.length[b]++] = uint16_t(j);
+MOEGS_INLINE void list_blocks(Batch<Values>& batch) {
+  for (int j = batch.size; j % 16 != 0; ++j) batch.blocks[j] = 0;
+#if MOEGS_ISA_LEVEL == 2
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int b = 0; b < 16; ++b) batch.length[b] = 0;
+  for (int j = 0; j < batch.size; j += 16) {
+    const __m512i blocks = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(batch.blocks + j)));
+    const __m512i entry = _mm512_add_epi32(lanes, _mm512_set1_epi32(j));
+    for (int b = 0; b < 16; ++b) {
+      const __mmask16 m = _mm512_test_epi32_mask(blocks, _mm512_set1_epi32(1 << b));
+      const __m256i picked = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m, entry));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(batch.list[b] + batch.length[b]), picked);
+      batch.length[b] += uint32_t(__builtin_popcount(m));
+    }
   }
+#else
+  for (int b = 0; b < 16; ++b) {
+    uint32_t n = 0;
+    for (int j = 0; j < batch.size; ++j) {
+      batch.list[b][n] = uint16_t(j);
+      n += batch.blocks[j] >> b & 1;
+    }
+    batch.length[b] = n;
+  }
+#endif
+}
+
+// Reads entries [from, to), whose block masks are known, into a batch.
+template <int Values>
+MOEGS_INLINE void fill_batch(const TileJob& job, int first, uint64_t from, uint64_t to, uint32_t alive, Batch<Values>& batch) {
+  const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  const Channel* channels = job.channels + first;
+  uint32_t kept[kBatch + 1];
+  int size = 0;
+  for (uint64_t at = from; at < to; ++at) {
+    const uint32_t blocks = job.masks[at] & alive;
+    kept[size] = uint32_t(at - from);
+    batch.blocks[size] = uint16_t(blocks);
+    size += blocks != 0;
+  }
+  batch.size = size;
+  for (int j = 0; j < size; ++j) {
+    const Entry entry = job.entries[from + kept[j]];
+    if (j + 8 < size) __builtin_prefetch(&job.records[job.entries[from + kept[j + 8]].gaussian]);
+    __builtin_memcpy(batch.shape[j], &job.records[entry.gaussian].x, sizeof(batch.shape[j]));
+    batch.slot[j] = entry.slot;
+    for (int c = 0; c < n; ++c) batch.value[j][c] = channels[c].values[entry.gaussian * channels[c].value_stride];
+    for (int c = n; c < Values; ++c) batch.value[j][c] = 0.0f;
+  }
+  list_blocks(batch);
 }
 
 // sigma >= 0 and alpha >= 1/255 decide who takes part; both passes must decide alike, so both call this.

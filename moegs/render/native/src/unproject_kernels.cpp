@@ -16,23 +16,24 @@ struct Columns {
 };
 enum { kX, kY, kA, kB, kC, kLevel, kRed, kGreen, kBlue, kDepth, kAbsX, kAbsY };
 
-// Adds up a Gaussian's slots, always in the same order: the first `head` columns into `sum`, features into their row.
+// Adds up a Gaussian's slots, always in the same order: 16 columns into `sum` (fewer may mean something: the array has
+// room to be read past its end), features into their row.
 void sum_slots(const SlotLayout& layout, uint64_t first, uint32_t count, float* sum, float* features, int n_features) {
-  const int head = layout.features >= 0 ? layout.features : int(layout.stride);
-  __builtin_memset(sum, 0, 16 * sizeof(float));
+  f16 total = spread(0.0f);
   for (uint64_t slot = first; slot < first + count; ++slot) {
     if (layout.touched[slot] == 0) continue;
     const float* value = layout.slots + slot * layout.stride;
-    for (int c = 0; c < head; ++c) sum[c] += value[c];
+    total = total + load(value);
     if (features == nullptr) continue;
     for (int c = 0; c < n_features; ++c) features[c] += value[layout.features + c];
   }
+  store(sum, total);
 }
 
 // `first_slot`: of the chunk that the Gaussian is in.
 void collect_lane(const Scene& s, const Record& r, const SlotLayout& layout, uint64_t first_slot, float* features, int lane,
                   Columns& out) {
-  float sum[16];
+  alignas(64) float sum[16];
   const uint32_t count = uint32_t(r.x1 - r.x0) * uint32_t(r.y1 - r.y0);
   sum_slots(layout, first_slot + r.slot, count, sum, layout.features >= 0 ? features : nullptr, s.n_features);
   if (layout.geometry)
