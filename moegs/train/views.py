@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from moegs.data import Scene, View
+from moegs.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,44 @@ def sample_views(scene: Scene, n: int, cameras: tuple[int, ...] | None = None, s
     """``n`` different views of the training cameras (or of some of them), drawn evenly from cameras and frames."""
     order = training_order(scene, seed, cameras)
     return ViewSample(scene, tuple(order.at(step) for step in range(min(n, len(order)))))
+
+
+def stacking_split(scene: Scene, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Keep ``n`` training cameras from the experts, for a router that then learns on views they never saw.
+
+    The kept cameras stand evenly over the rig: their places minimise the sum of distances from every training camera to
+    the nearest of them (k-medoids; greedy, then by swaps). Experts lose no corner of the rig that way. The choice
+    depends on nothing but camera centres.
+
+    Returns:
+        Cameras for the experts and cameras for the router, both in order, together all training cameras.
+
+    Raises:
+        ConfigError: none would be left to one of the two.
+    """
+    if not 1 <= n < len(scene.train):
+        raise ConfigError(f"stacking: expected to keep 1 to {len(scene.train) - 1} training cameras, got {n}.")
+    centres = torch.stack([scene.cameras[i].centre for i in scene.train]).double()
+    kept = {scene.train[i] for i in _medoids(torch.cdist(centres, centres), n)}
+    return tuple(i for i in scene.train if i not in kept), tuple(i for i in scene.train if i in kept)
+
+
+def _medoids(distances: Float[Tensor, "m m"], n: int) -> list[int]:
+    """Indices of ``n`` points with the least sum of distances from all points to the nearest of them."""
+    chosen: list[int] = []
+    while len(chosen) < n:
+        chosen = _best([[*chosen, i] for i in range(len(distances)) if i not in chosen], distances)
+    while True:
+        others = [i for i in range(len(distances)) if i not in chosen]
+        swapped = [[*chosen[:k], i, *chosen[k + 1 :]] for k in range(n) for i in others]
+        better = _best([chosen, *swapped], distances)
+        if better == chosen:
+            return chosen
+        chosen = better
+
+
+def _best(candidates: list[list[int]], distances: Float[Tensor, "m m"]) -> list[int]:
+    """The candidate with the least cost, the first of those that differ by rounding alone."""
+    costs = torch.stack([distances[:, c].min(dim=1).values.sum() for c in candidates])
+    nearly = costs <= costs.min() + 1e-9 * distances.max()
+    return candidates[int(nearly.nonzero()[0])]
