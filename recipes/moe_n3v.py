@@ -17,7 +17,7 @@ from rich.console import Console
 from moegs import report, train
 from moegs.data import Scene, load_scene
 from moegs.data.synth import synthesize
-from moegs.expert import Expert, load_expert, save_expert
+from moegs.expert import Expert
 from moegs.route import Mixture, read_manifest, render_mixture, save_mixture
 
 console = Console()
@@ -33,7 +33,7 @@ def main() -> None:
     picture = report.mixture_sheet(mixture, scene, scene.test[0], scene.n_frames // 2)
     report.write_png(args.out / "contact_sheet.png", picture)
     rows = results["experts"] | results["yardsticks"] | {"mixture": results["mixture"]}
-    report.print_table(f"{scene.name}, held out: {', '.join(scene.camera_names[i] for i in scene.test)}", rows, console)
+    report.print_table(report.held_out(scene), rows, console)
     console.print(f"rasteriser: {results['backend']}; {args.out}/results.json, {args.out}/contact_sheet.png")
 
 
@@ -62,16 +62,7 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name.rpartition("-")[0] or name)
     number = numbered(args.experts)[name]
     config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
-    folder = args.out / "experts" / name
-    file, untouched = folder / "expert.safetensors", not (folder / "checkpoint.safetensors").exists()
-    started = time.perf_counter()
-    trained = train.fit_expert(scene, prior, config, out=folder, resume=True)
-    if file.exists():  # finished before: fit_expert has only made sure that the settings are the same
-        return load_expert(file)
-    seconds = time.perf_counter() - started if untouched else None  # stretches before an interruption are not known
-    trained = replace(trained, meta=trained.meta | {"train_seconds": seconds})
-    save_expert(trained, file)
-    return trained
+    return train.fit_or_load(scene, prior, config, args.out / "experts" / name)
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
@@ -94,11 +85,7 @@ def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
     whole = train.evaluate(train.mixture_renderer(mixture), scene)
     rendered = render_mixture(mixture, scene.cameras[scene.test[0]], 0.0)
     return {
-        "scene": scene.name,
-        "protocol": f"held out: {', '.join(scene.camera_names[i] for i in scene.test)}. {report.PROTOCOL}",
-        "command": report.command_line(),
-        "versions": report.versions(),
-        "backend": rendered.backend,
+        **report.run_header(scene, rendered.backend),
         "experts": rows,
         "mixture": report.model_row(whole, mixture, folder, read_manifest(folder)["meta"]["train_seconds"]),
         "yardsticks": {name: report.score_row(scores) for name, scores in train.yardsticks(mixture, scene).items()},
@@ -106,4 +93,4 @@ def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    train.run_recipe(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from rich.progress import track
 
 from moegs.data import Scene, View
-from moegs.errors import BackendError
 from moegs.io import atomic_write, write_json
 from moegs.prune.scores import CRITERIA
 from moegs.prune.select import Score, prune
+from moegs.report.plots import as_png, new_figure
 from moegs.route.mixture import Mixture
 from moegs.train.evaluate import evaluate, mixture_renderer
 
@@ -119,11 +118,7 @@ def draw_curve(points: Sequence[CurvePoint]) -> bytes:
     Raises:
         BackendError: the ``report`` extra is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BackendError("the curve's picture needs the 'report' extra: pip install 'moegs[report]'.") from None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = new_figure("the curve's picture", (6.4, 4.2))
     axes = figure.add_subplot()
     for name in dict.fromkeys(p.criterion for p in points):
         line = [p for p in points if p.criterion == name]
@@ -131,6 +126,4 @@ def draw_curve(points: Sequence[CurvePoint]) -> bytes:
     axes.set(xlabel="Gaussians dropped, %", ylabel="PSNR on held-out cameras, dB")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from moegs.data import Scene
 from moegs.expert import Expert
 from moegs.io import write_json
 from moegs.metrics import FrameScores, bytes_on_disk
@@ -32,7 +33,25 @@ _COLUMNS = {
     "megabytes": ("MB", "{:.1f}"),
     "ms_per_frame": ("ms a frame", "{:.1f}"),
     "train_seconds": ("train s", "{:.0f}"),
+    "tiles": ("tiles drawn", "{:.0%}"),
+    "largest_error": ("largest error", "{:.4f}"),
 }
+
+
+def run_header(scene: Scene, backend: str) -> dict[str, Any]:
+    """What results.json says before any figure: scene, protocol, command, versions and the rasteriser that ran."""
+    return {
+        "scene": scene.name,
+        "protocol": f"{held_out(scene)}. {PROTOCOL}",
+        "command": command_line(),
+        "versions": versions(),
+        "backend": backend,
+    }
+
+
+def held_out(scene: Scene) -> str:
+    """The scene's name and its held-out cameras."""
+    return f"{scene.name}, held out: {', '.join(scene.camera_names[i] for i in scene.test)}"
 
 
 def model_row(

@@ -5,6 +5,7 @@ from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.route import RouteConfig, fit_router
+from moegs.train.runs import fit_or_load, run_recipe
 from moegs.train.yardsticks import yardsticks
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "evaluate",
     "expert_renderer",
     "fit_expert",
+    "fit_or_load",
     "fit_router",
     "mixture_renderer",
     "photometric_loss",
     "route_budget",
+    "run_recipe",
     "yardsticks",
 ]
