@@ -57,3 +57,25 @@ def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:
         if name not in scene.camera_names:
             raise ConfigError(f"camera: expected some of {', '.join(scene.camera_names)}, got {name!r}.")
     return tuple(scene.camera_names.index(name) for name in names.split(","))
+
+
+def stacking_cameras(scene: Scene, text: str, option: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Training cameras for the experts and for the router, from how many the router gets or which.
+
+    A number alone is always how many; they are spread over the rig. Names are separated by commas.
+
+    Raises:
+        ConfigError: a camera is unknown or held out, or none is left to the experts.
+    """
+    from moegs.errors import ConfigError
+    from moegs.train.views import stacking_split
+
+    if text.removeprefix("-").isdecimal():
+        return stacking_split(scene, int(text))
+    router = cameras_named(scene, text.removesuffix(",")) or ()
+    experts = tuple(i for i in scene.train if i not in router)
+    if foreign := [scene.camera_names[i] for i in router if i not in scene.train]:
+        raise ConfigError(f"{option}: camera {foreign[0]} is held out for the test; name training cameras.")
+    if not experts:
+        raise ConfigError(f"{option}: leaves the experts none of the {len(scene.train)} training cameras.")
+    return experts, router

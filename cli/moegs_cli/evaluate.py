@@ -13,7 +13,7 @@ from ._scenes import cameras_named, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
-    from moegs.expert import Expert
+    from moegs.route import Mixture
 
 
 @click.command(
@@ -21,32 +21,38 @@ if TYPE_CHECKING:
     short_help="Score an expert or a mixture on the held-out camera.",
     epilog="\b\nExamples:\n"
     "  moegs eval runs/poly clip\n"
-    "  moegs eval runs/mix clip --experts --json > scores.json",
+    "  moegs eval runs/mix clip --experts --json > scores.json\n"
+    "  moegs eval runs/mix clip --min-gate 0.05",
 )
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--camera", default=None, metavar="CAMERAS", help="Score these cameras, not the held-out ones.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Score every n-th frame.")
 @click.option("--experts", is_flag=True, help="Score the experts of a mixture too, and the average and the oracle.")
+@click.option(
+    "--min-gate", type=float, default=None, metavar="G", help="Also skip experts where their gate is smaller."
+)
 @click.option("--lpips", default=None, type=click.Path(exists=True, path_type=Path), help="AlexNet weights for LPIPS.")
 @click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every SSIM by its convention.")
 @scene_options
 def evaluate(
-    model: Path, data: Path, camera: str | None, every: int, experts: bool, lpips: Path | None, backend: str,
-    as_json: bool, **clip: Any,
+    model: Path, data: Path, camera: str | None, every: int, lpips: Path | None, as_json: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Score MODEL (an expert or a mixture) on the held-out camera of the capture in DATA.
 
     Prints PSNR, SSIM (11x11 Gaussian window, zero padding), Gaussians, megabytes on disk and milliseconds a frame.
-    LPIPS is not computed without weights: nothing is downloaded.
+    LPIPS is not computed without weights: nothing is downloaded. With --min-gate the mixture is scored twice, with all
+    gates and with sparse ones, and the share of tiles drawn and the largest difference of a pixel are told.
     """
     from moegs.report import PROTOCOL, command_line, versions
     from moegs.report import print_table as show
 
-    scene = open_scene(data, clip)
+    if rest["min_gate"] is not None and not is_mixture(model):
+        raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
+    scene = open_scene(data, rest)
     how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every}
-    rows = _rows(model, scene, experts, how | {"perceptual": _perceptual(lpips)}, backend)
+    rows = _rows(model, scene, how | {"perceptual": _perceptual(lpips)}, rest)
     if as_json:
         head = {"scene": scene.name, "protocol": PROTOCOL, "command": command_line(), "versions": versions()}
         click.echo(json.dumps(head | {"models": rows}, indent=2))
@@ -62,23 +68,51 @@ def _perceptual(weights: Path | None) -> Any:
     return load_lpips(weights)
 
 
-def _rows(path: Path, scene: Scene, with_experts: bool, how: dict[str, Any], backend: str) -> dict[str, Any]:
-    from moegs.report import model_row, score_row
+def _rows(path: Path, scene: Scene, how: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    from moegs.report import model_row
     from moegs.train import evaluate as measure
-    from moegs.train import expert_renderer, mixture_renderer, yardsticks
+    from moegs.train import expert_renderer, mixture_renderer
 
-    def row(expert: Expert, file: Path) -> dict[str, Any]:
-        return model_row(measure(expert_renderer(expert, backend), scene, **how), expert, file)
-
+    backend = options["backend"]
     if not is_mixture(path):
         expert = open_expert(path)
         warn_if_other_clip(expert.meta, scene)
-        return {expert.prior.name: row(expert, expert_file(path))}
+        scores = measure(expert_renderer(expert, backend), scene, **how)
+        return {expert.prior.name: model_row(scores, expert, expert_file(path))}
     from moegs.route import load_mixture
 
-    mixture, rows = load_mixture(path), {}
-    if with_experts:
-        rows = {name: row(e, path / "experts" / f"{name}.safetensors") for name, e in mixture.experts.items()}
-        found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend)
-        rows |= {name: score_row(scores) for name, scores in found.items()}
-    return rows | {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}
+    mixture = load_mixture(path)
+    rows = _expert_rows(mixture, path, scene, how, backend) if options["experts"] else {}
+    rows |= {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}
+    if options["min_gate"] is not None:
+        rows |= _sparse_row(mixture, path, scene, how, options)
+    return rows
+
+
+def _expert_rows(mixture: Mixture, path: Path, scene: Scene, how: dict[str, Any], backend: str) -> dict[str, Any]:
+    """Every expert by itself, the average and the oracle."""
+    from moegs.report import model_row, score_row
+    from moegs.train import evaluate as measure
+    from moegs.train import expert_renderer, yardsticks
+
+    rows = {}
+    for name, expert in mixture.experts.items():
+        scores = measure(expert_renderer(expert, backend), scene, **how)
+        rows[name] = model_row(scores, expert, path / "experts" / f"{name}.safetensors")
+    found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend)
+    return rows | {name: score_row(scores) for name, scores in found.items()}
+
+
+def _sparse_row(
+    mixture: Mixture, path: Path, scene: Scene, how: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The mixture with sparse gates: scores, speed, and how far it is from the exact one."""
+    from moegs.report import model_row
+    from moegs.train import evaluate as measure
+    from moegs.train.evaluate import sparse_renderer
+    from moegs.train.yardsticks import sparse_error
+
+    gate, backend = options["min_gate"], options["backend"]
+    scores = measure(sparse_renderer(mixture, gate, backend), scene, **how)
+    error = sparse_error(mixture, scene, gate, how["cameras"], every=how["every"], backend=backend)
+    return {f"gates from {gate:g}": model_row(scores, mixture, path) | error}

@@ -23,7 +23,7 @@ SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
     epilog="\b\nExamples:\n"
     "  moegs render runs/mix --data clip --out pictures\n"
     "  moegs render runs/mix --data clip --out pictures --what mixture,experts,gates,depth --camera cam03\n"
-    "  moegs render runs/mix --data clip --out movies --camera spiral --format mp4 --fps 30"
+    "  moegs render runs/mix --data clip --out movies --camera spiral --format mp4 --fps 30 --min-gate 0.05"
 )
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture, for its cameras.")
@@ -39,21 +39,24 @@ SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
 @click.option("--format", "kind", type=click.Choice(["png", "mp4"]), default="png", show_default=True)
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=None, help="Of mp4; the clip's by default.")
 @click.option("--count", type=click.IntRange(1), default=None, help="Pictures a camera, spread over the clip's time.")
+@click.option("--min-gate", type=float, default=None, metavar="G", help="Skip an expert where its gate is smaller.")
 @click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
 @scene_options
 def render(
-    model: Path, data: Path, out: Path, what: str | None, camera: str, kind: str, fps: float | None,
-    count: int | None, backend: str, **clip: Any,
+    model: Path, data: Path, out: Path, what: str | None, camera: str, kind: str, fps: float | None, **rest: Any
 ) -> None:  # fmt: skip
     """Render MODEL (an expert or a mixture) from the cameras of a capture.
 
     OUT receives one folder of PNGs, or one mp4, for every camera and kind of picture: the blend, each expert, each
     expert's gate as a heat-map, depth (near is bright).
     """
-    opened, scene = open_model(model), open_scene(data, clip)
+    opened, scene = open_model(model), open_scene(data, rest)
+    if rest["min_gate"] is not None and not is_mixture(model):
+        raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
+    how = {"min_gate": rest["min_gate"], "backend": rest["backend"]}
     kinds = (what or ("mixture" if is_mixture(model) else "experts")).split(",")
-    for name, shots in shots_of(scene, camera, count).items():
-        written = _write(opened, scene, shots, out / name, (kinds, kind, fps or scene.fps, backend))
+    for name, shots in shots_of(scene, camera, rest["count"]).items():
+        written = _write(opened, scene, shots, out / name, (kinds, kind, fps or scene.fps, how))
         click.echo(f"{out / name}: {len(shots)} frames of {', '.join(written)}")
 
 
@@ -78,7 +81,7 @@ def _spiral(scene: Scene, count: int) -> list[tuple[Camera, float]]:
 
 
 def _write(
-    model: Any, scene: Scene, shots: list[tuple[Camera, float]], base: Path, how: tuple[list[str], str, float, str]
+    model: Any, scene: Scene, shots: list[tuple[Camera, float]], base: Path, how: tuple[list[str], str, float, dict[str, Any]]
 ) -> list[str]:
     """Render the shots once and feed every kind of picture to its own folder or video; returns their names."""
     from rich.console import Console
@@ -86,11 +89,11 @@ def _write(
 
     from moegs.report import layers, open_movie, open_pngs
 
-    kinds, kind, fps, backend = how
+    kinds, kind, fps, drawn = how
     sinks: dict[str, Any] = {}
     with ExitStack() as stack:
         for camera, t in track(shots, base.name, console=Console(stderr=True), transient=True):
-            for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, backend=backend).items():
+            for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, **drawn).items():
                 if name not in sinks:
                     sink = open_pngs(base / name) if kind == "png" else open_movie(base / f"{name}.mp4", fps)
                     sinks[name] = stack.enter_context(sink)

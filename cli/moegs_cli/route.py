@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import expert_file, warn_if_other_clip
-from ._scenes import cameras_named, open_scene, scene_options
+from ._models import EXPERT_FILE, expert_file, warn_if_other_clip
+from ._routers import router_options, with_router
+from ._scenes import cameras_named, open_scene, scene_options, stacking_cameras
 from .train import refuse_to_overwrite
 
 if TYPE_CHECKING:
+    from moegs.data import Scene
     from moegs.expert import Expert
+    from moegs.train import RouteConfig
 
 
 class _ExpertsSideBySide(click.Command):
@@ -38,7 +41,9 @@ def spread(args: list[str], option: str) -> list[str]:
     short_help="Train a router over experts and save the mixture.",
     epilog="\b\nExamples:\n"
     "  moegs route clip --experts runs/poly runs/keys --out runs/mix\n"
-    "  moegs route clip --experts a.safetensors b.safetensors --views cam03,cam07 --out runs/mix --steps 500"
+    "  moegs route clip --experts a.safetensors b.safetensors --views cam03,cam07 --out runs/mix --steps 500\n"
+    "  moegs route clip --experts runs/stacked runs/stacked-keys --router-views 4 --out runs/mix\n"
+    "  moegs route clip --experts runs/poly runs/keys --router volume --set initial_weight=1 --out runs/merged"
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -49,22 +54,26 @@ def spread(args: list[str], option: str) -> list[str]:
 @click.option("--budget", default="small", show_default=True, help="small, medium or full.")
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and the network.")
+@router_options
 @click.option("--views", default=None, metavar="CAMERAS", help="Learn from these cameras only, separated by commas.")
+@click.option(
+    "--router-views", default=None, metavar="N|CAMERAS",
+    help="Stacking: learn from so many training cameras, or these, kept from the experts (train --leave-out).",
+)
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @scene_options
 def route(
-    data: Path, paths: tuple[Path, ...], out: Path, budget: str, views: str | None, resume: bool, quiet: bool,
-    **rest: Any,
+    data: Path, paths: tuple[Path, ...], out: Path, budget: str, resume: bool, quiet: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Train a router over experts of the capture in DATA, and save the mixture.
 
     The experts stay as they are. OUT receives the mixture: experts/, router.safetensors and manifest.json with the hash
-    of every file; while it trains also checkpoint.safetensors and metrics.jsonl.
+    of every file; while it trains also checkpoint.safetensors and metrics.jsonl. A volume router has no gates: OUT then
+    receives expert.safetensors, one model of all experts' Gaussians with weighted opacities.
     """
-    from moegs.route import save_mixture
-    from moegs.train import fit_router, route_budget
+    from moegs.train import route_budget
 
     refuse_to_overwrite(out, resume)
     experts = named_experts(paths)
@@ -72,12 +81,40 @@ def route(
     for expert in experts.values():
         warn_if_other_clip(expert.meta, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
-    mixture = fit_router(
-        scene, experts, replace(route_budget(budget), **given), out=out, resume=resume,
-        cameras=cameras_named(scene, views), progress=not quiet,
-    )  # fmt: skip
-    save_mixture(mixture, out, {"scene": scene.name, "n_frames": scene.n_frames})
-    click.echo(f"{out}: mixture of {', '.join(experts)}")
+    config = with_router(replace(route_budget(budget), **given), rest)
+    how = {"out": out, "resume": resume, "progress": not quiet}
+    _fit(scene, experts, config, how | {"cameras": _cameras(scene, experts, rest)}, merged=rest["router"] == "volume")
+    click.echo(f"{out}: {'merged scene' if rest['router'] == 'volume' else 'mixture'} of {', '.join(experts)}")
+
+
+def _fit(scene: Scene, experts: dict[str, Expert], config: RouteConfig, how: dict[str, Any], merged: bool) -> None:
+    from moegs.expert import save_expert
+    from moegs.route import save_mixture
+    from moegs.route.volume import fit_volume_router
+    from moegs.train import fit_router
+
+    if merged:
+        save_expert(fit_volume_router(scene, experts, config, **how), how["out"] / EXPERT_FILE)
+    else:
+        mixture = fit_router(scene, experts, config, **how)
+        save_mixture(mixture, how["out"], {"scene": scene.name, "n_frames": scene.n_frames})
+
+
+def _cameras(scene: Scene, experts: dict[str, Expert], options: dict[str, Any]) -> tuple[int, ...] | None:
+    """What the router learns from; says so when stacking is asked for and an expert knows one of the cameras."""
+    from moegs.errors import ConfigError
+
+    if options["router_views"] is None:
+        return cameras_named(scene, options["views"])
+    if options["views"] is not None:
+        raise ConfigError("--router-views: give either --views or --router-views.")
+    _, chosen = stacking_cameras(scene, options["router_views"], "--router-views")
+    for name, expert in experts.items():
+        seen = [c for c in (scene.camera_names[i] for i in chosen) if c not in expert.meta.get("left_out", [])]
+        if seen:
+            left = f"train it with --leave-out {options['router_views']}"
+            click.echo(f"moegs: warning: {name} may have been fitted to {', '.join(seen)}; {left}", err=True)
+    return chosen
 
 
 def named_experts(paths: tuple[Path, ...]) -> dict[str, Expert]:

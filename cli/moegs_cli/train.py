@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import EXPERT_FILE
-from ._scenes import cameras_named, open_scene, scene_options
+from ._scenes import cameras_named, open_scene, scene_options, stacking_cameras
 
 if TYPE_CHECKING:
+    from moegs.data import Scene
     from moegs.deform import Prior
     from moegs.train import FitConfig
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     "  moegs train clip --prior polynomial --out runs/poly\n"
     "  moegs train clip --prior interpolation --out runs/keys --steps 3000 --seed 1\n"
     "  moegs train clip --prior polynomial --set sh_degree=1 --set lr_motion=4e-4 --out runs/plain\n"
+    "  moegs train clip --prior polynomial --leave-out 4 --out runs/stacked\n"
     "  moegs train clip --prior polynomial --out runs/poly --resume"
 )
 @click.argument("data", type=click.Path(path_type=Path))
@@ -36,13 +38,16 @@ if TYPE_CHECKING:
 @click.option("--max-gaussians", type=click.IntRange(1), default=None, help="Hard cap; the budget's by default.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the prior; may be repeated.")
 @click.option("--views", default=None, metavar="CAMERAS", help="Train on these cameras only, separated by commas.")
+@click.option(
+    "--leave-out", default=None, metavar="N|CAMERAS",
+    help="Keep so many training cameras, or these, for a router (route --router-views).",
+)
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @scene_options
 def train(
-    data: Path, prior: str, out: Path, budget: str, settings: tuple[str, ...], views: str | None, resume: bool,
-    quiet: bool, **rest: Any,
+    data: Path, prior: str, out: Path, budget: str, settings: tuple[str, ...], resume: bool, quiet: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Train one expert on the capture in DATA.
 
@@ -56,12 +61,27 @@ def train(
     refuse_to_overwrite(out, resume)
     scene = open_scene(data, rest)
     chosen, config = plan(budget, scene, prior)
+    cameras, left_out = _cameras(scene, rest["views"], rest["leave_out"])
     expert = fit_expert(
-        scene, with_settings(chosen, settings), _overridden(config, rest), out=out, resume=resume,
-        cameras=cameras_named(scene, views), progress=not quiet,
+        scene, with_settings(chosen, settings), _overridden(config, rest), out=out, resume=resume, cameras=cameras,
+        progress=not quiet,
     )  # fmt: skip
-    save_expert(expert, out / EXPERT_FILE)
+    save_expert(replace(expert, meta=expert.meta | left_out), out / EXPERT_FILE)
     click.echo(f"{out / EXPERT_FILE}: {prior}, {len(expert):,} Gaussians after {expert.meta['steps']:,} steps")
+
+
+def _cameras(
+    scene: Scene, views: str | None, leave_out: str | None
+) -> tuple[tuple[int, ...] | None, dict[str, list[str]]]:
+    """Cameras to train on (None for all), and the note in the expert's file on those that were kept from it."""
+    from moegs.errors import ConfigError
+
+    if leave_out is None:
+        return cameras_named(scene, views), {}
+    if views is not None:
+        raise ConfigError("--leave-out: give either --views or --leave-out.")
+    experts, router = stacking_cameras(scene, leave_out, "--leave-out")
+    return experts, {"left_out": [scene.camera_names[i] for i in router]}
 
 
 def refuse_to_overwrite(out: Path, resume: bool) -> None:

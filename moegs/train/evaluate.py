@@ -16,6 +16,7 @@ from moegs.metrics import FrameScores, score, summarise, time_frames
 from moegs.metrics.frames import Perceptual
 from moegs.render.camera import Camera
 from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.sparse import render_sparse
 
 Renderer = Callable[[Camera, float], Float[Tensor, "h w 3"]]
 
@@ -37,6 +38,11 @@ def expert_renderer(expert: Expert, backend: str = "auto") -> Renderer:
 def mixture_renderer(mixture: Mixture, backend: str = "auto") -> Renderer:
     """A function from camera and time to the blended image."""
     return lambda camera, t: render_mixture(mixture, camera, t, backend=backend).color
+
+
+def sparse_renderer(mixture: Mixture, min_gate: float, backend: str = "auto") -> Renderer:
+    """A function from camera and time to the image blended without the experts whose gate is below ``min_gate``."""
+    return lambda camera, t: render_sparse(mixture, camera, t, min_gate, backend=backend).color
 
 
 @torch.no_grad()

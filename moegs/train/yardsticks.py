@@ -1,4 +1,4 @@
-"""What to hold a mixture against: the plain average of its experts, and the best expert at every pixel."""
+"""What to hold a mixture against: the average of its experts, the best of them at every pixel, all gates drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from moegs.data import Scene
 from moegs.metrics import FrameScores, score, summarise
 from moegs.route.blend import blend, oracle_gates, uniform_gates
-from moegs.route.mixture import Mixture, render_experts
+from moegs.route.mixture import Mixture, render_experts, render_mixture
+from moegs.route.sparse import render_sparse
 
 
 @torch.no_grad()
@@ -30,3 +31,30 @@ def yardsticks(
             scores["uniform average"].append(score(blend(images, uniform_gates(images)), truth))
             scores["per-pixel oracle"].append(score(blend(images, oracle_gates(images, truth)), truth))
     return {name: summarise(values) for name, values in scores.items()}
+
+
+@torch.no_grad()
+def sparse_error(
+    mixture: Mixture,
+    scene: Scene,
+    min_gate: float,
+    cameras: Sequence[int] | None = None,
+    *,
+    every: int = 1,
+    backend: str = "auto",
+) -> dict[str, float]:
+    """What sparse gates leave out, over the held-out cameras.
+
+    Returns:
+        ``tiles``, the mean share of (expert, tile) pairs that are drawn, and ``largest_error``, the largest difference
+        of any channel of any pixel from the exact blend.
+    """
+    shares, errors = [], []
+    for camera in scene.test if cameras is None else cameras:
+        for frame in range(0, scene.n_frames, every):
+            place, t = scene.cameras[camera], scene.time(frame)
+            sparse = render_sparse(mixture, place, t, min_gate, backend=backend)
+            exact = render_mixture(mixture, place, t, backend=backend)
+            shares.append(sparse.share)
+            errors.append(float((sparse.color - exact.color).abs().max()))
+    return {"tiles": sum(shares) / len(shares), "largest_error": max(errors)}

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from moegs.expert import load_expert
 from moegs.gaussians.ply import read_ply
 from moegs.report import movie
+from moegs.route import load_mixture
 
 
 def test_train_leaves_an_expert_and_its_log(experts):
@@ -144,3 +146,130 @@ def test_export_and_import_the_original_layout(cli, experts, tmp_path):
     out = tmp_path / "again.safetensors"
     assert "interpolation" in cli("import", tmp_path / "run", "--out", out).output
     assert len(load_expert(out)) == len(load_expert(experts["interpolation"] / "expert.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def stacked(cli, clip, cache, tmp_path_factory):
+    """An expert that never saw one of the three training cameras."""
+    out = tmp_path_factory.mktemp("stacked") / "poly"
+    cli(
+        "train", clip, "--prior", "polynomial", "--leave-out", 1, "--out", out, "--steps", 2, "--frame-cache", cache,
+        "--quiet",
+    )  # fmt: skip
+    return out
+
+
+def test_stacking_keeps_cameras_from_the_expert(cli, clip, cache, stacked, experts, tmp_path):
+    (kept,) = load_expert(stacked / "expert.safetensors").meta["left_out"]
+    fixed = ["--steps", 1, "--frame-cache", cache, "--quiet"]
+    result = cli("route", clip, "--experts", stacked, stacked, "--router-views", 1, "--out", tmp_path / "a", *fixed)
+    assert "warning" not in result.stderr
+    result = cli(
+        "route", clip, "--experts", stacked, experts["polynomial"], "--router-views", kept, "--out", tmp_path / "b", *fixed
+    )  # fmt: skip
+    assert f"polynomial-2 may have been fitted to {kept}" in result.stderr
+    for run in ("a", "b"):
+        with safe_open(tmp_path / run / "checkpoint.safetensors", framework="pt") as file:
+            assert json.loads(file.metadata()["moegs"])["run"]["cameras"] == [int(kept.removeprefix("cam"))]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("3", "expected to keep 1 to 2"), ("0", "expected to keep 1 to 2"), ("-1", "expected to keep"),
+        ("cam00", "held out for the test"), ("cam01,cam02,cam03", "leaves the experts none"), ("cam9", "expected some of"),
+    ],
+)  # fmt: skip
+def test_stacking_needs_training_cameras_on_both_sides(cli, clip, cache, experts, tmp_path, value, message):
+    fixed = ["--out", tmp_path / "x", "--frame-cache", cache]
+    assert message in cli("train", clip, "--prior", "polynomial", "--leave-out", value, *fixed, exit_code=2).stderr
+    paths = experts.values()
+    assert message in cli("route", clip, "--experts", *paths, f"--router-views={value}", *fixed, exit_code=2).stderr
+
+
+def test_stacking_and_views_exclude_each_other(cli, clip, cache, experts, tmp_path):
+    fixed = ["--views", "cam01", "--out", tmp_path / "x", "--frame-cache", cache]
+    assert "either" in cli("train", clip, "--prior", "polynomial", "--leave-out", 1, *fixed, exit_code=2).stderr
+    assert "either" in cli("route", clip, "--experts", experts["polynomial"], "--router-views", 1, *fixed, exit_code=2).stderr
+
+
+def test_route_shapes_the_router(cli, clip, cache, experts, tmp_path):
+    fixed = ["--experts", *experts.values(), "--steps", 1, "--frame-cache", cache, "--quiet"]
+    cli(
+        "route", clip, *fixed, "--out", tmp_path / "a", "--temperature", 0.5, "--channels", 2, "--hidden", "5,4",
+        "--inputs", "rays,alpha", "--context", 3, "--set", "shared=false", "--set", "initial_weight=1",
+    )  # fmt: skip
+    config = load_mixture(tmp_path / "a").router.config
+    assert (config.temperature, config.channels, config.hidden, config.inputs) == (0.5, 2, (5, 4), ("rays", "alpha"))
+    assert (config.context, config.shared, config.initial_weight) == (3, False, 1.0)
+    cli("route", clip, *fixed, "--out", tmp_path / "b", "--router", "pixel", "--hidden", "4")
+    config = load_mixture(tmp_path / "b").router.config
+    assert config.kind == "pixel" and config.hidden == (4,) and "color" in config.inputs
+
+
+def test_route_merges_experts_under_a_volume_router(cli, clip, cache, experts, tmp_path):
+    fixed = ["--experts", *experts.values(), "--frame-cache", cache, "--out", tmp_path, "--router", "volume", "--quiet"]
+    result = cli("route", clip, *fixed, "--steps", 2, "--set", "lr_weights=0.1")
+    assert "merged scene of polynomial, interpolation" in result.output
+    merged = load_expert(tmp_path / "expert.safetensors")
+    assert len(merged) == sum(len(load_expert(p / "expert.safetensors")) for p in experts.values())
+    assert "PSNR" in cli("eval", tmp_path, clip, "--every", 4, "--frame-cache", cache).output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--router", "volume", "--temperature", "2"], "no gates at pixels"),
+        (["--hidden", "6,x"], "expected whole numbers"),
+        (["--set", "lr=3"], "unknown setting 'lr'"),
+        (["--set", "shared=2"], "expected bool"),
+        (["--context", "2"], "odd"),
+        (["--temperature", "0"], "more than 0"),
+        (["--inputs", "depth"], "'depth'"),
+    ],
+)
+def test_wrong_router_settings_are_wrong_usage(cli, clip, cache, experts, tmp_path, options, message):
+    fixed = ["--experts", *experts.values(), "--out", tmp_path / "x", "--frame-cache", cache]
+    assert message in cli("route", clip, *fixed, *options, exit_code=2).stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def decided(cli, clip, cache, experts, tmp_path_factory):
+    """A mixture whose low temperature leaves few pixels undecided."""
+    out = tmp_path_factory.mktemp("decided") / "mix"
+    cli(
+        "route", clip, "--experts", *experts.values(), "--out", out, "--steps", 6, "--temperature", 0.01,
+        "--frame-cache", cache, "--quiet",
+    )  # fmt: skip
+    return out
+
+
+def test_eval_holds_sparse_gates_against_exact_ones(cli, clip, cache, decided):
+    fixed = ["--every", 2, "--json", "--frame-cache", cache]
+    models = json.loads(cli("eval", decided, clip, "--min-gate", 0.0, *fixed).output)["models"]
+    assert list(models) == ["mixture", "gates from 0"]
+    nothing_left_out = models["gates from 0"]
+    assert nothing_left_out["tiles"] == 1.0 and nothing_left_out["largest_error"] < 1e-5
+    assert nothing_left_out["psnr"] == pytest.approx(models["mixture"]["psnr"], abs=1e-3)
+    sparse = json.loads(cli("eval", decided, clip, "--min-gate", 0.49, *fixed).output)["models"]["gates from 0.49"]
+    assert sparse["tiles"] < 1.0 and sparse["largest_error"] > 1e-4
+    assert "tiles" in cli("eval", decided, clip, "--min-gate", 0.49, "--frame-cache", cache).output
+
+
+def test_render_leaves_out_negligible_gates(cli, clip, cache, decided, tmp_path):
+    fixed = ["--data", clip, "--frame-cache", cache, "--count", 1, "--what", "mixture,gates"]
+    cli("render", decided, *fixed, "--out", tmp_path / "exact")
+    cli("render", decided, *fixed, "--out", tmp_path / "sparse", "--min-gate", 0.49)
+    exact, sparse = (
+        (tmp_path / run / "cam00" / "gates-polynomial" / "00000.png").read_bytes() for run in ("exact", "sparse")
+    )
+    assert exact != sparse
+    assert "0.5" in cli("render", decided, *fixed, "--out", tmp_path / "x", "--min-gate", 0.5, exit_code=2).stderr
+
+
+def test_one_expert_has_no_gates_to_leave_out(cli, clip, cache, experts, tmp_path):
+    one = experts["polynomial"]
+    assert "--min-gate" in cli("eval", one, clip, "--min-gate", 0.1, "--frame-cache", cache, exit_code=2).stderr
+    fixed = ["--data", clip, "--out", tmp_path / "x", "--frame-cache", cache]
+    assert "--min-gate" in cli("render", one, *fixed, "--min-gate", 0.1, exit_code=2).stderr
