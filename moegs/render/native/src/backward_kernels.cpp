@@ -59,7 +59,7 @@ MOEGS_INLINE void moments(const f16* s, float x0, float y0, f16* out) {
 
 // Sums the queue's rows and adds them to the entries' totals (Sums::rows vectors each).
 template <int Values, bool Geometry, bool Absolute>
-MOEGS_INLINE void flush(Queue& queue, int block, const State<Values>& state, float* totals) {
+__attribute__((noinline)) void flush(Queue& queue, int block, const State<Values>& state, float* totals) {
   using Sum = Sums<Values, Geometry, Absolute>;
   f16 turned[16], sum[16 * Sum::rows];
   if constexpr (Geometry) {
@@ -103,6 +103,7 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
   const int length = batch.length[block];
   const f16 least = spread(kTransmittanceMin), cap = spread(kAlphaMax);
   f16 open = load(state.open), rest = load(state.rest), grad[Values];
+  MOEGS_UNROLL
   for (int c = 0; c < Values; ++c) grad[c] = load(state.grad[c]);
   bool going = true;
   for (int i = 0; i < length && going;) {
@@ -119,6 +120,7 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
       store(queue.weight[queue.size], shown);
       if constexpr (Geometry) {
         f16 along = spread(value[0]) * grad[0];
+        MOEGS_UNROLL
         for (int c = 1; c < Values; ++c) along = fma(spread(value[c]), grad[c], along);
         rest = fnma(shown, along, rest);
         const f16 behind = rest * reciprocal(spread(1.0f) - alpha);
@@ -252,8 +254,10 @@ void backward_tile(const TileJob& job, size_t list) {
       differentiate_any<8>(job, list, first);
     else if (n <= 12)
       differentiate_any<12>(job, list, first);
-    else
+    else if (n <= 16)
       differentiate_any<16>(job, list, first);
+    else
+      differentiate_any<20>(job, list, first);
   }
 }
 

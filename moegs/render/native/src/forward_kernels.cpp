@@ -17,6 +17,7 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
   const int length = batch.length[block];
   const f16 least = spread(kTransmittanceMin);
   f16 open = load(state.open), final = load(state.final), sum[Values];
+  MOEGS_UNROLL
   for (int c = 0; c < Values; ++c) sum[c] = load(state.sum[c]);
   bool going = true;
   for (int i = 0; i < length && going;) {
@@ -30,6 +31,7 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
       const m16 lit = open > least;
       const f16 shown = keep(lit, weight);
       final = select(lit, open, final);
+      MOEGS_UNROLL
       for (int c = 0; c < Values; ++c) sum[c] = fma(shown, spread(value[c]), sum[c]);
     }
     const m16 lit = open > least;
@@ -38,6 +40,7 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
   }
   store(state.open, open);
   store(state.final, final);
+  MOEGS_UNROLL
   for (int c = 0; c < Values; ++c) store(state.sum[c], sum[c]);
   return going;
 }
@@ -110,8 +113,10 @@ void forward_tile(const TileJob& job, size_t list) {
       composite<8>(job, list, first);
     else if (n <= 12)
       composite<12>(job, list, first);
-    else
+    else if (n <= 16)
       composite<16>(job, list, first);
+    else
+      composite<20>(job, list, first);
   }
 }
 

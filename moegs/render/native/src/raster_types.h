@@ -8,7 +8,7 @@ namespace moegs {
 
 constexpr int kTile = 16;           // pixels; a tile is 4x4 blocks of 4x4 pixels, a block is one vector
 constexpr int kChunk = 1024;        // Gaussians that one piece of a per-Gaussian stage handles
-constexpr int kMaxPass = 16;        // channels composited by one walk over a tile
+constexpr int kMaxPass = 20;        // channels composited by one walk over a tile
 constexpr int kPoseTerms = 15;      // gradient of rotation (9), translation (3) and camera centre (3)
 constexpr float kAlphaMax = 0.999f;
 constexpr float kAlphaMin = 1.0f / 255.0f;

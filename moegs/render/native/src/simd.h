@@ -19,6 +19,8 @@
 #define MOEGS_INLINE inline __attribute__((always_inline))
 #endif
 
+#define MOEGS_UNROLL _Pragma("GCC unroll 32")
+
 namespace moegs::MOEGS_ISA {
 
 constexpr int kLanes = 16;

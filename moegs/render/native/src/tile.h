@@ -148,7 +148,12 @@ MOEGS_INLINE void fill_batch(const TileJob& job, int first, uint64_t from, uint6
   batch.size = size;
   for (int j = 0; j < size; ++j) {
     const Entry entry = job.entries[from + kept[j]];
-    if (j + 8 < size) __builtin_prefetch(&job.records[job.entries[from + kept[j + 8]].gaussian]);
+    if (j + 8 < size) {
+      const size_t ahead = job.entries[from + kept[j + 8]].gaussian;
+      __builtin_prefetch(&job.records[ahead]);
+      if (n > 4) __builtin_prefetch(channels[4].values + ahead * channels[4].value_stride);
+      if (n > 4) __builtin_prefetch(channels[n - 1].values + ahead * channels[n - 1].value_stride);
+    }
     __builtin_memcpy(batch.shape[j], &job.records[entry.gaussian].x, sizeof(batch.shape[j]));
     batch.slot[j] = entry.slot;
     for (int c = 0; c < n; ++c) batch.value[j][c] = channels[c].values[entry.gaussian * channels[c].value_stride];
