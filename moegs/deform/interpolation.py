@@ -57,6 +57,8 @@ class Interpolation(Prior):
         var_pad: least width of an opacity window's flank, full width at half maximum in frames.
         respawn: ``"jitter"`` shifts the window of cloned or split splines, ``"jitter_reset"`` also resets its widths as
             the original does, ``"keep"`` leaves it.
+        sh_degree: degree of the harmonics that :meth:`init` makes.
+        initial_opacity: first opacity of every Gaussian.
         static_reg: weight of the mean log displacement.
         motion_reg: weight of the mean distance from the first key frame to the one nearest to t. Over a run this is
             the original's mean over all key frames, at a fraction of the cost. Off by default: it changed held-out
@@ -84,15 +86,15 @@ class Interpolation(Prior):
     static_reg: float = 1e-4
     motion_reg: float = 0.0
     reg_from: float = 0.0
-    lr_means: float = 1.5e-3
-    lr_means_final: float = 1.5e-5
-    lr_keyframes: float = 3e-3
-    lr_keyframes_final: float = 1e-4
-    lr_sh: float = 5e-3
-    lr_sh_spline: float = 5e-3
-    lr_scales: float = 0.01
+    lr_means: float = 5e-4
+    lr_means_final: float = 5e-6
+    lr_keyframes: float = 8e-4
+    lr_keyframes_final: float = 2e-5
+    lr_sh: float = 2.5e-3
+    lr_sh_spline: float = 2.5e-3
+    lr_scales: float = 5e-3
     lr_quats: float = 1e-3
-    lr_rotations: float = 3e-3
+    lr_rotations: float = 1e-3
     lr_opacities: float = 0.05
     lr_opacities_spline: float = 0.05
     lr_displacements: float = 1e-4

@@ -48,6 +48,7 @@ class Polynomial(Prior):
             Gaussian's own life span and expands the path about the new centre, so that the copy stays on its path;
             ``"uniform"`` draws it from [0, 1) and leaves the rest, as the original does, which throws moving Gaussians
             off their paths; ``"keep"`` leaves it.
+        initial_opacity: first opacity of every Gaussian.
         initial_log_width: log of the first temporal width, in clip lengths.
         motion_reg: weight of the mean absolute motion coefficient (0 in the original).
         lr_*: learning rates; those of means and motion are multiplied by the extent of the camera rig, that of
@@ -64,16 +65,16 @@ class Polynomial(Prior):
     initial_opacity: float = 0.1
     initial_log_width: float = -0.7
     motion_reg: float = 0.0
-    lr_means: float = 1.5e-3
-    lr_means_final: float = 1.5e-5
-    lr_motion: float = 3e-3
+    lr_means: float = 8e-4
+    lr_means_final: float = 8e-6
+    lr_motion: float = 2e-3
     lr_quats: float = 1e-3
     lr_omega: float = 5e-4
-    lr_scales: float = 0.01
+    lr_scales: float = 7e-3
     lr_opacities: float = 0.05
-    lr_centers: float = 3e-3
+    lr_centers: float = 2e-3
     lr_log_widths: float = 0.03
-    lr_sh: float = 5e-3
+    lr_sh: float = 3.5e-3
     lr_features_t: float = 1e-3
     lr_decoder: float = 1e-3
 

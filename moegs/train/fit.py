@@ -30,6 +30,8 @@ from moegs.train.views import ViewOrder, training_order, view_at
 
 ImageLoss = Callable[[Tensor, View], Tensor]
 
+COLD = 0.05  # of its schedule is left of every learning rate at the end
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -43,6 +45,8 @@ class FitConfig:
         densify_from: fraction of the run at which growth begins.
         densify_until: fraction at which it ends; faint Gaussians are removed until the end.
         sh_every: fraction of the run after which the harmonics gain a degree.
+        cooldown: last fraction of the run, in which all learning rates fall log-linearly to a twentieth, so that the noise
+            of single views averages out.
         background: colour behind everything.
         options: low-pass filter, compensation, near and far.
         seed: orders the views and all randomness.
@@ -56,6 +60,7 @@ class FitConfig:
     densify_from: float = 0.05
     densify_until: float = 0.6
     sh_every: float = 0.15
+    cooldown: float = 0.3
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     options: RasterOptions = field(default_factory=RasterOptions)
     seed: int = 0
@@ -196,7 +201,7 @@ def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
     loss.backward()
     if probe is not None:
         _accumulate(run, probe.grad, render.radii, view)
-    run.optimizer.step(run.step / config.steps, run.step)
+    run.optimizer.step(run.step / config.steps, run.step, _cooled(run.step / config.steps, config.cooldown))
     _edit(scene, prior, config, run, view)
     with torch.no_grad():
         quality = float(psnr(render.color.clamp(0, 1), view.image))
@@ -248,8 +253,9 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) 
 
 def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:
     now = prior.deform(params, view.time, view.camera_index)
+    rule = replace(config.densify, max_gaussians=_allowed(len(scene.cloud), config, run.step))
     survivors, spawned, lineage = densify.grow(
-        params, now, run.grad_sum / run.seen.clamp_min(1), config.densify, scene.extent,
+        params, now, run.grad_sum / run.seen.clamp_min(1), rule, scene.extent,
         move=prior.moved, shrink=prior.shrunk, generator=run.generator,
     )  # fmt: skip
     if sum(populations(spawned).values()):
@@ -257,6 +263,19 @@ def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _R
     grown = join([survivors, spawned])
     run.optimizer.replace(grown, lineage)
     return grown
+
+
+def _cooled(progress: float, cooldown: float) -> float:
+    """Factor on all learning rates."""
+    return 1.0 if progress <= 1 - cooldown else COLD ** ((progress - 1 + cooldown) / cooldown)
+
+
+def _allowed(start: int, config: FitConfig, step: int) -> int:
+    """The cap rises evenly while growth lasts, so that places which only turn out hard later still find room."""
+    first, last = config.densify_from * config.steps, config.densify_until * config.steps
+    risen = min(max((step + 1 - first) / max(last - first, 1), 0.0), 1.0)
+    cap = config.densify.max_gaussians
+    return cap if start >= cap else round(start + (cap - start) * risen)
 
 
 def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene) -> Expert:

@@ -36,8 +36,13 @@ class ParamsAdam:
         for name, values in state.items():
             self._adam.state[self._params[name]] = values
 
-    def step(self, progress: float, step: int) -> None:
+    def step(self, progress: float, step: int, scale: float = 1.0) -> None:
         """Apply the gradients that lie on the tensors, then clear them.
+
+        Args:
+            progress: fraction of the run, for the schedules.
+            step: number of the step, for messages.
+            scale: factor on all learning rates.
 
         Raises:
             DivergenceError: a gradient is not finite; nothing was changed.
@@ -50,7 +55,7 @@ class ParamsAdam:
                     "Lower the learning rate of this tensor or resume with another seed."
                 )
         for group in self._adam.param_groups:
-            group["lr"] = self.schedules[group["name"]].at(progress)
+            group["lr"] = self.schedules[group["name"]].at(progress) * scale
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
 
