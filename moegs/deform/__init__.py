@@ -1,5 +1,6 @@
 """Motion priors: raw parameters and a time in, Gaussians out."""
 
+from moegs.deform._init import base_params
 from moegs.deform.embedding import Embedding
 from moegs.deform.fused import Fused
 from moegs.deform.hexplane import HexPlane
@@ -17,6 +18,7 @@ __all__ = [
     "Prior",
     "Reformulation",
     "Schedule",
+    "base_params",
     "from_config",
     "get",
     "names",

@@ -81,6 +81,7 @@ class Embedding(Prior):
         temporal_tv: weight of the mean squared difference between successive temporal codes (0 in the original).
         unit: world units of one unit of the position heads; 0 takes a tenth of the cloud's longest side, 1 is the
             original.
+        initial_opacity: first opacity of every Gaussian.
         lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
             extent of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``. A rate of 0 leaves out.
         rates_by_extent: multiply the rates of networks and temporal codes by the extent too, as the original does.

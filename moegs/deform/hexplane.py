@@ -68,6 +68,7 @@ class HexPlane(Prior):
         bounds_quantile: share of the cloud left outside the planes' box on each side of each axis; 0 as the original.
         unit: world units of one unit of the position head; 0 takes a tenth of the box's longest side, 1 is the
             original.
+        initial_opacity: first opacity of every Gaussian.
         lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
             extent of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``.
         rates_by_extent: multiply the rates of planes and network by the extent too, as the original does.

@@ -68,6 +68,7 @@ class Reformulation(Prior):
         cutoff: a Gaussian whose opacity time has brought to this share or less is dropped (the original: 0.05, which
             makes it pop; 0 leaves it).
         prefilter_var: variance added to S44 in the opacity alone; not above 0 for none.
+        initial_opacity: first opacity of every Gaussian, at its own time.
         initial_time_scale: first temporal deviation, in spans (the original: ``sqrt(span / 5) / span``).
         split_time: divide temporal deviations together with spatial ones, as the original does when it splits.
         rigidity: weight of the difference between the displacements per clip of neighbouring Gaussians (the original
