@@ -114,7 +114,7 @@ def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
             return {key: file.get_tensor(key).clone() for key in file.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file.") from None
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise FormatError(f"{path}: not a readable safetensors file ({error}).") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -91,5 +92,13 @@ def test_importing_moegs_prints_and_writes_nothing(tmp_path):
 
 def test_the_makefile_has_what_the_readme_names():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    named = re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text())
+    named = re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert {"demo", "test"} <= set(named) <= set(targets)
+
+
+def test_waiting_threads_yield_unless_told_otherwise():
+    program = "import os, moegs; print(os.environ['OMP_WAIT_POLICY'])"
+    for setting, expected in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | setting
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() == expected
