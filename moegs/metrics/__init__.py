@@ -1,6 +1,6 @@
 """How good a render is (PSNR, SSIM in its named conventions, D-SSIM, LPIPS) and what it costs."""
 
-from moegs.metrics.cost import Speed, bytes_on_disk, peak_memory, time_frames
+from moegs.metrics.cost import Speed, bytes_on_disk, peak_memory, take_turns, time_frames
 from moegs.metrics.depth import DepthScores, depth_scores, summarise_depth
 from moegs.metrics.frames import NOT_COMPUTED, FrameScores, score, summarise
 from moegs.metrics.lpips import load_lpips
@@ -24,5 +24,6 @@ __all__ = [
     "ssim_skimage",
     "summarise",
     "summarise_depth",
+    "take_turns",
     "time_frames",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,27 @@ def time_frames(render: Callable[[int], object], frames: int, warmup: int = 3) -
         render(i % frames)
     spent = [_milliseconds(render, i) for i in range(frames)]
     return Speed(statistics.median(spent), min(spent), max(spent), frames)
+
+
+def take_turns(renders: Mapping[str, Callable[[int], object]], frames: int, warmup: int = 1) -> dict[str, Speed]:
+    """Time several renderers frame by frame in turns, so that a busy moment of the machine hits all of them alike.
+
+    Args:
+        renders: by name, from a frame's number to anything.
+        frames: rounds to time.
+        warmup: rounds before that are not counted.
+
+    Raises:
+        ConfigError: no frame is to be timed.
+    """
+    if frames < 1:
+        raise ConfigError(f"take_turns: expected at least one frame, got {frames}.")
+    spent: dict[str, list[float]] = {name: [] for name in renders}
+    for i in range(-warmup, frames):
+        for name, render in renders.items():
+            spent[name].append(_milliseconds(render, i % frames))
+    counted = {name: values[warmup:] for name, values in spent.items()}
+    return {name: Speed(statistics.median(v), min(v), max(v), frames) for name, v in counted.items()}
 
 
 def _milliseconds(render: Callable[[int], object], i: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moegs.errors import ConfigError, DataError
-from moegs.metrics import bytes_on_disk, peak_memory, time_frames
+from moegs.metrics import bytes_on_disk, peak_memory, take_turns, time_frames
 
 
 def test_warmup_is_not_counted() -> None:
@@ -43,3 +43,12 @@ def test_bytes_of_a_file_and_a_folder(tmp_path: Path) -> None:
     assert bytes_on_disk(tmp_path / "a") == 5 and bytes_on_disk(tmp_path) == 8
     with pytest.raises(DataError, match="nothing"):
         bytes_on_disk(tmp_path / "missing")
+
+
+def test_renderers_take_turns() -> None:
+    seen: list[str] = []
+    speeds = take_turns({"a": lambda i: seen.append(f"a{i}"), "b": lambda i: seen.append(f"b{i}")}, frames=2, warmup=1)
+    assert seen == ["a1", "b1", "a0", "b0", "a1", "b1"]
+    assert list(speeds) == ["a", "b"] and speeds["a"].calls == 2
+    with pytest.raises(ConfigError, match="at least one frame"):
+        take_turns({}, frames=0)

@@ -1,0 +1,21 @@
+"""The paper's tables on any clips: models are trained once, figures are kept one file a cell."""
+
+from moegs.report.paper.bench import Bench
+from moegs.report.paper.cells import TABLES, cells_of, is_measured, rows_of
+from moegs.report.paper.gather import gathered, markdown, write_plots, write_tables
+from moegs.report.paper.plan import PRIORS, Plan, numbered
+
+__all__ = [
+    "PRIORS",
+    "TABLES",
+    "Bench",
+    "Plan",
+    "cells_of",
+    "gathered",
+    "is_measured",
+    "markdown",
+    "numbered",
+    "rows_of",
+    "write_plots",
+    "write_tables",
+]

@@ -1,0 +1,139 @@
+"""One clip and one seed, and every model that is trained on it, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moegs import train
+from moegs.data import Scene
+from moegs.deform import Prior, to_config
+from moegs.expert import Expert, load_expert, save_expert
+from moegs.io import digest
+from moegs.report.paper.plan import Plan, content_key, prior_and_seed
+from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
+from moegs.route.volume import fit_volume_router
+from moegs.train import FitConfig, RouteConfig
+from moegs.train.views import stacking_split
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the models of a clip are trained, kept and found again.
+
+    Models are named by what they were asked to be: other settings make another model, the same settings the same one.
+    Training that was interrupted goes on from its checkpoint.
+
+    Attributes:
+        scene: the clip.
+        plan: sizes of everything.
+        seed: of all models.
+        out: folder for models and cells.
+        command: the command that measures this clip with this seed.
+        progress: show bars.
+    """
+
+    scene: Scene
+    plan: Plan
+    seed: int
+    out: Path
+    command: str = ""
+    progress: bool = True
+
+    @cached_property
+    def clip(self) -> str:
+        """Stands for the clip's cameras, points, frames and who is held out."""
+        tensors = {f"{i}": c.viewmat for i, c in enumerate(self.scene.cameras)} | {"points": self.scene.cloud.points}
+        sizes = [(c.width, c.height) for c in self.scene.cameras]
+        return content_key([self.scene.name, self.scene.n_frames, self.scene.test, sizes, digest(tensors)])
+
+    def fit_of(self, name: str, share: float = 1.0) -> tuple[Prior, FitConfig]:
+        """Prior and training of an expert, with a share of the budget's steps."""
+        prior_name, seed = prior_and_seed(name, self.seed)
+        prior, fit = train.budget(self.plan.budget, self.scene, prior_name)
+        return prior, replace(fit, seed=seed, steps=max(round(share * self.plan.capped(fit.steps)), 1))
+
+    def route_of(self, kind: str = "volume-pixel") -> RouteConfig:
+        """Training of a router of a kind."""
+        config = train.route_budget(self.plan.budget)
+        router = PixelRouter([1]).config if kind == "pixel" else config.router
+        return replace(config, router=router, seed=self.seed, steps=self.plan.capped(config.steps))
+
+    def cameras(self, which: str) -> tuple[int, ...]:
+        """Training cameras: ``"all"``, or those that stacking gives to the ``"experts"`` or keeps for the ``"router"``."""
+        if which == "all":
+            return self.scene.train
+        return stacking_split(self.scene, self.plan.left_out)[which == "router"]
+
+    def expert_key(self, name: str, share: float = 1.0, views: str = "all") -> str:
+        """What an expert's folder is called, without training it."""
+        prior, fit = self.fit_of(name, share)
+        return f"{name}-{content_key([self.clip, prior.name, to_config(prior), asdict(fit), self.cameras(views)])}"
+
+    def expert(self, name: str, share: float = 1.0, views: str = "all") -> Expert:
+        """An expert by name, trained now or before."""
+        folder = self.models / self.expert_key(name, share, views)
+        if not (folder / "expert.safetensors").exists():
+            prior, fit = self.fit_of(name, share)
+            cameras, shown = self.cameras(views), self.progress
+            fitted = train.fit_expert(self.scene, prior, fit, out=folder, resume=True, cameras=cameras, progress=shown)
+            keep_expert(fitted, folder)
+        return load_expert(folder / "expert.safetensors")
+
+    def mixture_key(self, names: Sequence[str], kind: str = "volume-pixel", **stage: Any) -> str:
+        """What a mixture's folder is called, without training it; ``stage`` as for :meth:`mixture`."""
+        experts = [self.expert_key(n, stage.get("share", 1.0), stage.get("views", "all")) for n in names]
+        cameras = self.cameras(stage.get("router_views", "all"))
+        return f"{kind}-{len(names)}-{content_key([experts, kind, asdict(self.route_of(kind)), cameras])}"
+
+    def experts(self, names: Sequence[str], share: float = 1.0, views: str = "all") -> dict[str, Expert]:
+        """Several experts by name."""
+        return {name: self.expert(name, share, views) for name in names}
+
+    def mixture(
+        self, names: Sequence[str], kind: str = "volume-pixel", *, share: float = 1.0, views: str = "all",
+        router_views: str = "all",
+    ) -> Mixture:  # fmt: skip
+        """A mixture with a router of gates, trained now or before.
+
+        Args:
+            names: experts in order.
+            kind: ``"volume-pixel"`` or ``"pixel"``.
+            share: of the experts' steps.
+            views: cameras of the experts.
+            router_views: cameras of the router.
+        """
+        folder = self.models / self.mixture_key(names, kind, share=share, views=views, router_views=router_views)
+        if not (folder / "manifest.json").exists():
+            fitted = train.fit_router(
+                self.scene, self.experts(names, share, views), self.route_of(kind), out=folder, resume=True,
+                cameras=self.cameras(router_views), progress=self.progress,
+            )  # fmt: skip
+            save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        return load_mixture(folder)
+
+    def merged(self, names: Sequence[str]) -> Expert:
+        """The experts under a volume router, as one model, trained now or before."""
+        folder = self.models / self.mixture_key(names, "volume")
+        if not (folder / "expert.safetensors").exists():
+            experts, config = self.experts(names), self.route_of("volume")
+            fitted = fit_volume_router(
+                self.scene, experts, config, out=folder, resume=True, progress=self.progress
+            )  # fmt: skip
+            keep_expert(fitted, folder)
+        return load_expert(folder / "expert.safetensors")
+
+    @property
+    def models(self) -> Path:
+        """Folder of all models."""
+        return self.out / "models"
+
+
+def keep_expert(expert: Expert, folder: Path) -> None:
+    """Write what training ended in, and drop the checkpoint, which is three times as large."""
+    save_expert(expert, folder / "expert.safetensors")
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""Tables as lists of cells: each is measured once and kept in a file that its content names."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moegs.io import write_json
+from moegs.render.backends import choose
+from moegs.report.paper import measure
+from moegs.report.paper.bench import Bench
+from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, Row
+from moegs.report.paper.plan import Plan, content_key
+from moegs.report.results import versions
+
+What = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the tables.
+
+    Attributes:
+        heading: its title.
+        note: how to read it.
+        axis: heading of the rows' place, with the format of its values.
+        columns: figures that are shown, see :data:`moegs.report.paper.gather.COLUMNS`.
+        cells: settings of each cell.
+        models: what a cell depends on, by content; other models make another cell.
+        measure: rows of a cell.
+        extra: not measured unless it is asked for.
+        possible: whether a clip has what it takes.
+    """
+
+    heading: str
+    note: str
+    axis: tuple[str, str]
+    columns: tuple[str, ...]
+    cells: Callable[[Plan], list[dict[str, Any]]]
+    models: Callable[[Bench, What], Any]
+    measure: Callable[[Bench, What], list[Row]]
+    extra: bool = False
+    possible: Callable[[Bench], bool] = lambda bench: True
+
+
+def cells_of(bench: Bench, table: str) -> Iterator[What]:
+    """Settings of the cells of a table; none if it is not possible on the clip."""
+    return iter(TABLES[table].cells(bench.plan) if TABLES[table].possible(bench) else [])
+
+
+def cell_file(bench: Bench, table: str, what: What) -> Path:
+    """Where a cell is kept."""
+    plan = bench.plan
+    content = [table, what, bench.clip, bench.seed, plan.every, plan.timed, TABLES[table].models(bench, what)]
+    label = [str(v).replace(" ", "_") for v in [*what.values()][:2]]  # for people; the key says all
+    name = "-".join([table, bench.scene.name, f"seed{bench.seed}", *label, content_key(content)])
+    return bench.out / "cells" / f"{name}.json"
+
+
+def is_measured(bench: Bench, table: str, what: What) -> bool:
+    """Whether a cell is finished."""
+    return cell_file(bench, table, what).exists()
+
+
+def rows_of(bench: Bench, table: str, what: What) -> list[Row]:
+    """Rows of a cell, measured now or before."""
+    path = cell_file(bench, table, what)
+    if path.exists():
+        rows: list[Row] = json.loads(path.read_text())["rows"]
+        return rows
+    started = time.perf_counter()
+    rows = TABLES[table].measure(bench, what)
+    write_json(path, {
+        "table": table, "clip": bench.scene.name, "seed": bench.seed, "what": dict(what),
+        "command": f"{bench.command} --only {table}", "seconds": time.perf_counter() - started,
+        "versions": versions(), "threads": torch.get_num_threads(),
+        "backend": choose(bench.scene.cloud.points.device, torch.float32), "rows": rows,
+    })  # fmt: skip
+    return rows
+
+
+def _mix(n: int) -> dict[str, Any]:
+    return {"mix": n}
+
+
+def _experts(bench: Bench, what: What) -> list[Row]:
+    if "expert" in what:
+        return measure.expert_rows(bench, what["expert"])
+    return measure.mixture_rows(bench, bench.plan.experts[: what["mix"]], what["mix"])
+
+
+def _expert_models(bench: Bench, what: What) -> str:
+    if "expert" in what:
+        return bench.expert_key(what["expert"])
+    return bench.mixture_key(bench.plan.experts[: what["mix"]])
+
+
+def _fixed(bench: Bench) -> dict[str, Row]:
+    """The mixture that most tables are about, and its yardsticks, by series."""
+    return {row["series"]: row for row in rows_of(bench, "experts", _mix(len(bench.plan.names)))}
+
+
+def _routers(bench: Bench, what: What) -> list[Row]:
+    known = _fixed(bench)
+    if what["router"] == "none":
+        return [known[series] | {"x": None} for series in (BEST, AVERAGE, ORACLE)]
+    if what["router"] == "volume-pixel":
+        return [known[MIXTURE] | {"series": "volume-pixel", "x": None}]
+    rows = measure.router_rows(bench, what["router"])
+    return measure.with_gains(rows, known[BEST]["psnr"], known[ORACLE]["psnr"])
+
+
+def _router_models(bench: Bench, what: What) -> list[str]:
+    kind = "volume-pixel" if what["router"] == "none" else what["router"]
+    return [bench.mixture_key(bench.plan.names, kind), bench.mixture_key(bench.plan.names)]
+
+
+def _mixture_model(bench: Bench, what: What) -> str:
+    return bench.mixture_key(bench.plan.names)
+
+
+def _pruning_cells(plan: Plan) -> list[dict[str, Any]]:
+    how = {"rounds": plan.rounds, "scored": plan.scored, "refit": plan.capped(plan.refit)}
+    return [{}, *({"criterion": c, "ratio": r} | how for c in plan.criteria for r in plan.ratios)]
+
+
+def _pruning(bench: Bench, what: What) -> list[Row]:
+    return measure.pruning_rows(bench, **what) if what else measure.whole_rows(bench)
+
+
+def _budget(bench: Bench, what: What) -> list[Row]:
+    """Rows at a share of the budget, with gains over the best expert that had all of it."""
+    rows = measure.mixture_rows(bench, bench.plan.names, what["share"], share=what["share"])
+    full = _fixed(bench)[BEST]["psnr"]
+    return [{k: v for k, v in r.items() if k != "closed"} | {"gain": r["psnr"] - full} for r in rows]
+
+
+def _budget_models(bench: Bench, what: What) -> list[str]:
+    return [bench.mixture_key(bench.plan.names, share=what["share"]), bench.mixture_key(bench.plan.names)]
+
+
+STACKING = {
+    "experts and router on all": ("all", "all"),
+    "both without the kept cameras": ("experts", "experts"),
+    "router on the cameras kept from the experts": ("experts", "router"),
+}
+
+
+def _stage(what: What) -> dict[str, str]:
+    views, router_views = STACKING[what["stacking"]]
+    return {"views": views, "router_views": router_views}
+
+
+def _stacking(bench: Bench, what: What) -> list[Row]:
+    rows = measure.mixture_rows(bench, bench.plan.names, what["stacking"], **_stage(what))
+    return [r for r in rows if r["series"] in (BEST, MIXTURE)]
+
+
+TABLES = {
+    "experts": Table(
+        "Experts and mixtures of them",
+        "Gain is over the best expert in the mixture; the oracle picks the expert nearest to the photograph at each pixel.",
+        ("experts", "{}"), ("psnr", "ssim", "gain", "closed", "gaussians", "megabytes", "fps"),
+        lambda p: [*({"expert": n} for n in p.experts), *(_mix(n) for n in range(2, len(p.experts) + 1))],
+        _expert_models, _experts,
+    ),
+    "routers": Table(
+        "Routers", "One set of experts. Volume: opacities of one merged scene. Pixel: rays, time and colours alone.",
+        ("", "{}"), ("psnr", "ssim", "gain", "closed", "megabytes", "fps"),
+        lambda p: [{"router": r} for r in ("none", "volume", "pixel", "volume-pixel")], _router_models, _routers,
+    ),
+    "pruning": Table(
+        "Single pass and pruning",
+        "FPS of one pass over all experts, and of one rasteriser call an expert; faster: than the mixture before.",
+        ("dropped", "{:.0%}"), ("psnr", "ssim", "fps", "separate_fps", "speedup", "megabytes", "gaussians"),
+        _pruning_cells, _mixture_model, _pruning,
+    ),
+    "budget": Table(
+        "Experts with part of their budget", "Gain is over the best expert that had all of its steps.",
+        ("steps", "{:.0%}"), ("psnr", "ssim", "gain"),
+        lambda p: [{"share": s} for s in p.shares], _budget_models, _budget,
+    ),
+    "distillation": Table(
+        "Distilled and retrained", "The same expert trained on for as long. Gain is over photographs alone.",
+        ("student", "{}"), ("psnr", "ssim", "gain"),
+        lambda p: [{"student": n, "share": p.distilled} for n in p.names],
+        lambda bench, what: [_mixture_model(bench, what), bench.expert_key(what["student"], what["share"])],
+        lambda bench, what: measure.student_rows(bench, **what),
+    ),
+    "sparse": Table(
+        "Sparse gates",
+        "An expert is left out of tiles where its gate stays below the least one. Gain is over all gates.",
+        ("least gate", "{:g}"), ("psnr", "gain", "ms", "times_dearest", "tiles", "largest_error"),
+        lambda p: [{"min_gate": g} for g in p.min_gates if g < 1 / len(p.names)],
+        _mixture_model, lambda bench, what: measure.sparse_rows(bench, **what),
+    ),
+    "stacking": Table(
+        "Stacking", "A router that learns from cameras which the experts never saw.",
+        ("trained", "{}"), ("psnr", "ssim", "gain", "closed"),
+        lambda p: [{"stacking": s, "left_out": p.left_out} for s in STACKING],
+        lambda bench, what: bench.mixture_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
+        possible=lambda bench: bench.plan.left_out < len(bench.scene.train),
+    ),
+}  # fmt: skip
+"""All tables by name. ``stacking`` needs another set of experts and is measured on demand."""

@@ -1,0 +1,174 @@
+"""Cells to tables: means over seeds with their spread, as Markdown, JSON and plots."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moegs.io import atomic_write, write_json
+from moegs.report.paper.bench import Bench
+from moegs.report.paper.cells import TABLES, Table, cell_file, cells_of
+from moegs.report.paper.draw import draw_table
+from moegs.report.results import PROTOCOL, command_line, versions
+
+COLUMNS = {
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "gain": ("gain, dB", "{:+.2f}"),
+    "closed": ("of the way to the oracle", "{:.0%}"),
+    "gaussians": ("Gaussians", "{:,.0f}"),
+    "megabytes": ("MB", "{:.1f}"),
+    "ms": ("ms a frame", "{:.1f}"),
+    "fps": ("FPS", "{:.1f}"),
+    "separate_fps": ("FPS, one call an expert", "{:.1f}"),
+    "speedup": ("times faster", "{:.2f}"),
+    "times_dearest": ("times the dearest expert", "{:.2f}"),
+    "tiles": ("tiles drawn", "{:.0%}"),
+    "largest_error": ("largest error", "{:.4f}"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table over the seeds (or clips) that have it.
+
+    Attributes:
+        series: what was measured.
+        x: its place on the table's axis.
+        figures: mean and spread (sample standard deviation, None for a single value) by column.
+        n: how many values the mean of the PSNR is over.
+    """
+
+    series: str
+    x: Any
+    figures: dict[str, tuple[float, float | None]]
+    n: int
+
+
+Lines = dict[str, dict[str, list[Line]]]  # table → clip → lines
+
+
+def gathered(benches: Sequence[Bench]) -> Lines:
+    """Lines of every table that has a finished cell, by clip; with several clips also their mean."""
+    found: Lines = {}
+    names = _clip_names(benches)
+    for table in TABLES:
+        clips = {}
+        for clip in dict.fromkeys(names):
+            rows = [r for b, name in zip(benches, names, strict=True) if name == clip for r in _rows(b, table)]
+            if rows:
+                clips[clip] = _lines(rows)
+        if len(clips) > 1:
+            clips["mean over clips"] = _over_clips(list(clips.values()))
+        if clips:
+            found[table] = clips
+    return found
+
+
+def _clip_names(benches: Sequence[Bench]) -> list[str]:
+    """Names of the clips; those of the same name but other content get a number."""
+    keys: dict[str, list[str]] = {}
+    for b in benches:
+        same = keys.setdefault(b.scene.name, [])
+        same += [b.clip] if b.clip not in same else []
+    place = [keys[b.scene.name].index(b.clip) for b in benches]
+    return [f"{b.scene.name}-{i + 1}" if i else b.scene.name for b, i in zip(benches, place, strict=True)]
+
+
+def _finished(bench: Bench, table: str) -> list[dict[str, Any]]:
+    """Contents of the cells that there are."""
+    files = [cell_file(bench, table, what) for what in cells_of(bench, table)]
+    return [json.loads(file.read_text()) | {"file": file.name} for file in files if file.exists()]
+
+
+def _rows(bench: Bench, table: str) -> list[dict[str, Any]]:
+    return [row for cell in _finished(bench, table) for row in cell["rows"]]
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[Line]:
+    grouped: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["series"], row["x"]), []).append(row)
+    return [_line(series, x, same) for (series, x), same in grouped.items()]
+
+
+def _line(series: str, x: Any, rows: list[dict[str, Any]]) -> Line:
+    figures = {}
+    for column in COLUMNS:
+        values = [row[column] for row in rows if column in row]
+        if values:
+            figures[column] = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    return Line(series, x, figures, len(rows))
+
+
+def _over_clips(clips: list[list[Line]]) -> list[Line]:
+    """Means of the clips' means, for lines that all clips have."""
+    rows = [{"series": li.series, "x": li.x} | {k: m for k, (m, _) in li.figures.items()} for c in clips for li in c]
+    return [line for line in _lines(rows) if line.n == len(clips)]
+
+
+def markdown(found: Lines, benches: Sequence[Bench]) -> str:
+    """All tables as Markdown, and the commands that measure them again."""
+    seeds = sorted({b.seed for b in benches})
+    plan = benches[0].plan
+    several = "; ± is the standard deviation over seeds (over clips in means over clips)" if len(seeds) > 1 else ""
+    parts = [
+        "# Mixtures of experts, measured",
+        f"Budget {plan.budget}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{several}. "
+        f"{', '.join(plan.names)} unless the table says otherwise. Held-out cameras. {PROTOCOL}",
+    ]
+    for table, clips in found.items():
+        parts += [f"## {TABLES[table].heading}", TABLES[table].note]
+        for clip, lines in clips.items():
+            parts += [f"**{clip}**", _table(TABLES[table], lines)]
+    commands = dict.fromkeys(c["command"] for t in found for b in benches for c in _finished(b, t))
+    return "\n\n".join([*parts, "## Commands", "\n".join(f"    {c}" for c in commands)]) + "\n"
+
+
+def _table(table: Table, lines: list[Line]) -> str:
+    shown = [c for c in table.columns if any(c in line.figures for line in lines)]
+    axis = table.axis[0] if any(line.x is not None for line in lines) else ""
+    first = ["", axis] if axis else [""]
+    head = [*first, *(COLUMNS[c][0] for c in shown)]
+    rows = [head, ["---"] * len(first) + ["---:"] * len(shown)]
+    for line in lines:
+        place = [table.axis[1].format(line.x)] if axis else []
+        rows.append([line.series, *place, *(_cell(c, line) for c in shown)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(column: str, line: Line) -> str:
+    if column not in line.figures:
+        return ""
+    mean, spread = line.figures[column]
+    shape = COLUMNS[column][1]
+    return shape.format(mean) + ("" if spread is None else " ± " + shape.replace("+", "").format(spread))
+
+
+def write_tables(benches: Sequence[Bench], out: str | Path) -> None:
+    """Write ``tables.json`` and ``tables.md``; cells that are not finished are left out."""
+    out, found = Path(out), gathered(benches)
+    write_json(out / "tables.json", {
+        "command": command_line(), "versions": versions(), "plan": asdict(benches[0].plan), "protocol": PROTOCOL,
+        "tables": {t: {c: [asdict(line) for line in lines] for c, lines in clips.items()} for t, clips in found.items()},
+        "cells": [{k: c[k] for k in ("file", "table", "clip", "seed", "what", "command", "seconds")}
+                  for t in found for b in benches for c in _finished(b, t)],
+    })  # fmt: skip
+    with atomic_write(out / "tables.md") as file:
+        file.write(markdown(found, benches).encode())
+
+
+def write_plots(benches: Sequence[Bench], out: str | Path) -> None:
+    """Write ``plots/TABLE.png`` for every table that has a finished cell.
+
+    Raises:
+        BackendError: the ``report`` extra is not installed.
+    """
+    for table, clips in gathered(benches).items():
+        png = draw_table(TABLES[table], clips)
+        with atomic_write(Path(out) / "plots" / f"{table}.png") as file:
+            file.write(png)

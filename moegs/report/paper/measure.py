@@ -1,0 +1,170 @@
+"""What each table measures. A row names its series and its place on the table's axis, then figures by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from moegs import train
+from moegs.distill import DistillConfig, distill, retrain
+from moegs.expert import Expert, load_expert
+from moegs.metrics import FrameScores, take_turns
+from moegs.prune import criterion as score_named
+from moegs.prune import megabytes, prune_in_rounds, refit_experts, refit_router
+from moegs.report.paper.bench import Bench, keep_expert
+from moegs.route import Mixture, blend, render_experts
+from moegs.train.evaluate import Renderer, expert_renderer, mixture_renderer, sparse_renderer
+from moegs.train.views import sample_views
+from moegs.train.yardsticks import sparse_error
+
+Row = dict[str, Any]
+AVERAGE, ORACLE, MIXTURE, BEST = "uniform average", "per-pixel oracle", "mixture", "best expert"
+
+
+def expert_rows(bench: Bench, name: str) -> list[Row]:
+    """One expert by itself."""
+    expert = bench.expert(name)
+    speed = _ms(bench, {name: expert_renderer(expert)})[name]
+    size = {"gaussians": len(expert), "megabytes": _expert_megabytes(expert)}
+    return [_row(name, 1, _scores(bench, expert_renderer(expert)), ms=speed, fps=1e3 / speed, **size)]
+
+
+def mixture_rows(bench: Bench, names: Sequence[str], x: Any = None, **stage: Any) -> list[Row]:
+    """A mixture, the average and the oracle of its experts, and the best of them; gains are over that one."""
+    mixture = bench.mixture(names, **stage)
+    singles = {n: _scores(bench, expert_renderer(e)) for n, e in mixture.experts.items()}
+    best = max(singles, key=lambda n: singles[n].psnr)
+    found = train.yardsticks(mixture, bench.scene, every=bench.plan.every)
+    speed = _ms(bench, {MIXTURE: mixture_renderer(mixture)})[MIXTURE]
+    size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
+    rows = [
+        _row(BEST, x, singles[best], expert=best),
+        _row(AVERAGE, x, found[AVERAGE]),
+        _row(MIXTURE, x, _scores(bench, mixture_renderer(mixture)), ms=speed, fps=1e3 / speed, **size),
+        _row(ORACLE, x, found[ORACLE]),
+    ]
+    return with_gains(rows, singles[best].psnr, found[ORACLE].psnr)
+
+
+def with_gains(rows: list[Row], best: float, oracle: float) -> list[Row]:
+    """Rows with decibels over the best expert, and the part of the way to the oracle that they go, if there is one."""
+    gap = oracle - best
+    way = [{"closed": (r["psnr"] - best) / gap} if gap > 0.05 else {} for r in rows]
+    return [r | {"gain": r["psnr"] - best} | closed for r, closed in zip(rows, way, strict=True)]
+
+
+def router_rows(bench: Bench, router: str) -> list[Row]:
+    """A router of one kind; gains are added by those who know the best expert."""
+    names = bench.plan.names
+    if router == "volume":
+        merged = bench.merged(names)
+        renderer, size = expert_renderer(merged), _expert_megabytes(merged)
+    else:
+        mixture = bench.mixture(names, router)
+        renderer, size = mixture_renderer(mixture), megabytes(mixture)
+    speed = _ms(bench, {router: renderer})[router]
+    return [_row(router, None, _scores(bench, renderer), ms=speed, fps=1e3 / speed, megabytes=size)]
+
+
+def whole_rows(bench: Bench) -> list[Row]:
+    """The mixture before pruning, in one pass and expert by expert."""
+    return [_single_pass_row(bench, "not pruned", 0.0, bench.mixture(bench.plan.names))]
+
+
+def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: int) -> list[Row]:
+    """The mixture with a fraction of its Gaussians, its experts and router refitted."""
+    whole = bench.mixture(bench.plan.names)
+    how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
+    views = sample_views(bench.scene, scored, seed=bench.seed)
+    pruned, _ = prune_in_rounds(whole, score_named(criterion), views, ratio=ratio, rounds=rounds)
+    pruned = refit_router(bench.scene, refit_experts(bench.scene, pruned, refit, **how), refit, **how)
+    return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
+
+
+def _single_pass_row(bench: Bench, series: str, x: float, mixture: Mixture, whole: Mixture | None = None) -> Row:
+    """Speeds are taken in turns: this mixture in one pass, expert by expert, and the whole mixture."""
+    contest = {"one": mixture_renderer(mixture), "each": separate_renderer(mixture)}
+    ms = _ms(bench, contest if whole is None else contest | {"whole": mixture_renderer(whole)})
+    size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
+    speed = {"ms": ms["one"], "fps": 1e3 / ms["one"], "separate_fps": 1e3 / ms["each"]}
+    scores = _scores(bench, mixture_renderer(mixture))
+    return _row(series, x, scores, **size, **speed, speedup=ms.get("whole", ms["one"]) / ms["one"])
+
+
+def separate_renderer(mixture: Mixture) -> Renderer:
+    """A function from camera and time to the blend, with one rasteriser call an expert."""
+
+    def render(camera: Any, t: float) -> torch.Tensor:
+        features, counts = mixture.router.features(t), mixture.router.counts
+        parts = [None] * len(counts) if features is None else features.split(counts)
+        each = [render_experts([e], camera, t, f) for e, f in zip(mixture.experts.values(), parts, strict=True)]
+        images, alphas = torch.cat([r.color for r in each]), torch.cat([r.alpha for r in each])
+        maps = None if features is None else torch.cat([r.features for r in each])
+        return blend(images, mixture.router.gates(maps, images, alphas, camera, t))
+
+    return render
+
+
+def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
+    """An expert taught by the mixture, and trained on photographs alone for as long."""
+    mixture, (_, fit) = bench.mixture(bench.plan.names), bench.fit_of(student, share)
+    config, key = DistillConfig(fit=fit), bench.mixture_key(bench.plan.names)
+    base = bench.models / f"{student}-{share:g}-taught-by-{key}"
+
+    def kept(folder: str, train_it: Callable[..., Expert], **more: Any) -> FrameScores:
+        file = base / folder / "expert.safetensors"
+        if not file.exists():
+            how: dict[str, Any] = {"out": file.parent, "resume": True, "progress": bench.progress}
+            keep_expert(train_it(mixture, bench.scene, student, config, **how, **more), file.parent)
+        return _scores(bench, expert_renderer(load_expert(file)))
+
+    retrained, taught = kept("retrained", retrain), kept("distilled", distill, cache=bench.models / f"frames-{key}")
+    rows = [_row("before", student, _scores(bench, expert_renderer(mixture.experts[student])))]
+    rows += [_row("retrained", student, retrained), _row("distilled", student, taught)]
+    rows += [_row(MIXTURE, student, _scores(bench, mixture_renderer(mixture)))]
+    return [r | {"gain": r["psnr"] - retrained.psnr} for r in rows]
+
+
+def sparse_rows(bench: Bench, min_gate: float) -> list[Row]:
+    """The mixture without experts where their gate is small; speeds of it, of all gates and of each expert in turns."""
+    mixture = bench.mixture(bench.plan.names)
+    sparse = sparse_renderer(mixture, min_gate)
+    contest = {n: expert_renderer(e) for n, e in mixture.experts.items()}
+    ms = _ms(bench, {"exact": mixture_renderer(mixture), "sparse": sparse} | contest)
+    exact, scores = _scores(bench, mixture_renderer(mixture)), _scores(bench, sparse)
+    error = sparse_error(mixture, bench.scene, min_gate, every=bench.plan.every)
+    dearest = max(ms[n] for n in contest)
+    return [
+        _row("all gates", min_gate, exact, gain=0.0, **_speed(ms["exact"], dearest)),
+        _row("sparse gates", min_gate, scores, gain=scores.psnr - exact.psnr, **_speed(ms["sparse"], dearest), **error),
+    ]
+
+
+def _speed(ms: float, dearest: float) -> dict[str, float]:
+    return {"ms": ms, "fps": 1e3 / ms, "times_dearest": ms / dearest}
+
+
+def _row(series: str, x: Any, scores: FrameScores, **more: Any) -> Row:
+    return {"series": series, "x": x, "psnr": scores.psnr, "ssim": scores.ssim_inria, **more}
+
+
+def _scores(bench: Bench, renderer: Renderer) -> FrameScores:
+    return train.evaluate(renderer, bench.scene, every=bench.plan.every, timed=1).mean
+
+
+@torch.no_grad()
+def _ms(bench: Bench, renderers: dict[str, Renderer]) -> dict[str, float]:
+    """Median milliseconds a frame on the first held-out camera."""
+    scene, timed = bench.scene, bench.plan.timed
+    camera = scene.cameras[scene.test[0]]
+
+    def at(renderer: Renderer) -> Callable[[int], Any]:
+        return lambda i: renderer(camera, scene.time(i * scene.n_frames // timed))
+
+    return {name: s.median_ms for name, s in take_turns({n: at(r) for n, r in renderers.items()}, timed).items()}
+
+
+def _expert_megabytes(expert: Expert) -> float:
+    return sum(v.numel() * v.element_size() for v in expert.params.values()) / 1e6

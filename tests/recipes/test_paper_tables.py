@@ -1,0 +1,67 @@
+"""The recipe of the tables, on a tiny clip and for a few steps."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.support import RECIPES, run
+
+QUICK = ["--steps", 3, "--every", 4, "--timed", 1, "--experts", "polynomial", "polynomial", "--quiet"]
+
+
+def hidden_matplotlib(folder: Path) -> str:
+    """A folder that hides matplotlib from who looks there first."""
+    (folder / "matplotlib").mkdir(parents=True)
+    (folder / "matplotlib" / "__init__.py").write_text("raise ImportError('not installed')")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("tables")
+    return out, run("paper_tables.py", "--data", clip, "--out", out, *QUICK, "--only", "experts")
+
+
+def test_it_prints_and_writes_the_tables(finished):
+    out, printed = finished
+    text = (out / "tables.md").read_text()
+    assert text in printed
+    for word in ("polynomial-2", "uniform average", "per-pixel oracle", "PSNR, dB", "gain, dB", "## Commands"):
+        assert word in text
+    assert [p.name for p in (out / "plots").iterdir()] == ["experts.png"]
+    assert len(list((out / "cells").iterdir())) == 3
+    assert "[3/3] experts: room, seed 0, mix 2" in printed
+
+
+def test_its_commands_measure_the_same_again(finished, clip, tmp_path):
+    cells = json.loads((finished[0] / "tables.json").read_text())["cells"]
+    command = cells[0]["command"]
+    assert command.startswith("python recipes/paper_tables.py --data") and command.endswith("--only experts")
+    words = shlex.split(command)[2:]
+    words[words.index("--out") + 1] = str(tmp_path)
+    run("paper_tables.py", *words, "--quiet")
+    again = json.loads((tmp_path / "tables.json").read_text())
+    assert [c["file"] for c in again["cells"]] == [c["file"] for c in cells]
+    figures = [[li["figures"]["psnr"] for li in json.loads((o / "tables.json").read_text())["tables"]["experts"]["room"]]
+               for o in (finished[0], tmp_path)]  # fmt: skip
+    assert figures[0] == figures[1]
+
+
+def test_again_it_measures_only_what_is_missing(finished, clip, tmp_path):
+    out, _ = finished
+    kept = {p: p.stat().st_mtime_ns for p in [*out.glob("cells/*"), *out.glob("models/*/*.safetensors")]}
+    lost = next(p for p in kept if p.parent.name == "cells")
+    lost.unlink()
+    hidden = hidden_matplotlib(tmp_path / "first")
+    printed = run("paper_tables.py", "--data", clip, "--out", out, *QUICK, "--only", "experts", first=hidden)
+    assert printed.count(" dB, ") == 1 and lost.exists()
+    assert all(p.stat().st_mtime_ns == then for p, then in kept.items() if p != lost)
+    assert "no plots: a table's plot needs the 'report' extra" in printed
+
+
+def test_it_stays_short():
+    assert len((RECIPES / "paper_tables.py").read_text().splitlines()) < 120
