@@ -125,7 +125,7 @@ struct Outgoing {
 };
 
 // T = J W to the sight, from the gradient of the ellipse.
-void shape_backward(const Scene& s, const Axes& axes, const Rotation& r, const Shape& shape, const Sight& v,
+void shape_backward(const Axes& axes, const Rotation& r, const Shape& shape, const Sight& v,
                     const f16* cov, f16 (*gt)[3], Outgoing& o) {
   f16 gr[3][3];
   const f16 both = spread(2.0f);
@@ -140,7 +140,6 @@ void shape_backward(const Scene& s, const Axes& axes, const Rotation& r, const S
       gr[j][k] = fma(v.t[0][j], u0, v.t[1][j] * u1);
     }
   }
-  (void)s;
   rotation_backward(r, gr, o.quat);
 }
 
@@ -193,7 +192,7 @@ void geometry_backward(const Scene& s, const Lens& k, const uint32_t* row, const
   const m16 compensated = options.compensate & (e.ratio > spread(0.0f));
   filter_backward(e, g.conic, keep(compensated, spread(0.5f) * level / e.ratio), cov);
   if (s.covars == nullptr)
-    shape_backward(s, axes, r, shape, v, cov, gt, o);
+    shape_backward(axes, r, shape, v, cov, gt, o);
   else
     covar_backward(half, v, cov, gt, o);
   world_backward(s, mean, see_backward(s, k, v, gt, g.x, g.y, g.depth), toward, o);
