@@ -17,8 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from moegs import train
 from moegs.data import load_scene
-from moegs.errors import BackendError, MoegsError
+from moegs.errors import BackendError
 from moegs.report import paper
 from moegs.report.paper import Bench
 
@@ -96,9 +97,4 @@ def label(bench: Bench, table: str, what: Mapping) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: the same command goes on from the last checkpoint") from None
-    except MoegsError as error:
-        raise SystemExit(f"paper_tables: {error}") from None
+    train.run_recipe(main)

@@ -109,8 +109,7 @@ def _sparse_row(
     """The mixture with sparse gates: scores, speed, and how far it is from the exact one."""
     from moegs.report import model_row
     from moegs.train import evaluate as measure
-    from moegs.train.evaluate import sparse_renderer
-    from moegs.train.yardsticks import sparse_error
+    from moegs.train import sparse_error, sparse_renderer
 
     gate, backend = options["min_gate"], options["backend"]
     scores = measure(sparse_renderer(mixture, gate, backend), scene, **how)

@@ -1,12 +1,13 @@
 """Optimisation loops, schedules, checkpoints and evaluation."""
 
 from moegs.train.budgets import BUDGETS, budget, route_budget
-from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer
+from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer, sparse_renderer
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
-from moegs.train.yardsticks import yardsticks
+from moegs.train.views import stacking_split
+from moegs.train.yardsticks import sparse_error, yardsticks
 
 __all__ = [
     "BUDGETS",
@@ -23,5 +24,8 @@ __all__ = [
     "photometric_loss",
     "route_budget",
     "run_recipe",
+    "sparse_error",
+    "sparse_renderer",
+    "stacking_split",
     "yardsticks",
 ]

@@ -15,9 +15,9 @@ from moegs.prune import criterion as score_named
 from moegs.prune import megabytes, prune_in_rounds, refit_experts, refit_router
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.route import Mixture, blend, render_experts
-from moegs.train.evaluate import Renderer, expert_renderer, mixture_renderer, sparse_renderer
+from moegs.train import expert_renderer, mixture_renderer, sparse_error, sparse_renderer
+from moegs.train.evaluate import Renderer
 from moegs.train.views import sample_views
-from moegs.train.yardsticks import sparse_error
 
 Row = dict[str, Any]
 AVERAGE, ORACLE, MIXTURE, BEST = "uniform average", "per-pixel oracle", "mixture", "best expert"
