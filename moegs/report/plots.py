@@ -50,18 +50,18 @@ def _draw_regions(axes: Axes, regions: Mapping[str, Any]) -> None:
     """One dot an expert: distances to the best say more here than bars from zero."""
     for i, name in enumerate(next(iter(regions.values()))["psnr"]):
         axes.plot([r["psnr"][name] for r in regions.values()], "o", color=_color(i), markersize=7, label=name)
-    axes.set_xticks(range(len(regions)), [f"{n}\n{r['share']:.0%} of pixels" for n, r in regions.items()])
-    axes.set(ylabel="PSNR, dB", title="by region")
+    axes.set_xticks(range(len(regions)), [f"{n}\n{r['share']:.0%}" for n, r in regions.items()])
+    axes.set(xlabel="region and its share of the pixels", ylabel="PSNR, dB")
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
 
 
 def _draw_frames(axes: Axes, frames: Mapping[str, Any]) -> None:
     for i, (name, curve) in enumerate(frames["psnr"].items()):
-        axes.plot(curve, color=_color(i), linewidth=1.5, label=f"{name}, best of {frames['wins'][name]}")
-    axes.set(xlabel="frame", ylabel="PSNR, dB", title="by frame")
+        axes.plot(curve, color=_color(i), linewidth=1.5, label=f"{name}, best in {frames['wins'][name]}")
+    axes.set(xlabel="frame", ylabel="PSNR, dB")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _color(i: int) -> tuple[float, ...]:
