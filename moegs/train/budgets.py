@@ -40,8 +40,8 @@ BUDGETS = {
 PER_PIXEL = 0.5
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
-SHARE = {"hexplane": 0.7, "embedding": 0.7}
-"""Priors whose steps cost more take fewer of them, so that a budget means time rather than steps."""
+SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
+"""Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
 
 
 def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
