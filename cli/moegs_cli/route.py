@@ -90,8 +90,8 @@ def route(
 def _fit(scene: Scene, experts: dict[str, Expert], config: RouteConfig, how: dict[str, Any], merged: bool) -> None:
     from moegs.expert import save_expert
     from moegs.route import save_mixture
-    from moegs.route.volume import fit_volume_router
     from moegs.train import fit_router
+    from moegs.train.volume import fit_volume_router
 
     if merged:
         save_expert(fit_volume_router(scene, experts, config, **how), how["out"] / EXPERT_FILE)

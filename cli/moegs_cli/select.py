@@ -47,7 +47,7 @@ def select(data: Path, paths: tuple[Path, ...], json_path: Path | None, quiet: b
     """
     from moegs.io import write_json
     from moegs.report import command_line, versions
-    from moegs.route.select import SelectConfig, rank_subsets
+    from moegs.train.select import SelectConfig, rank_subsets
 
     sizes = _numbers(rest["sizes"])
     experts, scene = named_experts(paths), open_scene(data, rest)

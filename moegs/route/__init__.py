@@ -1,6 +1,7 @@
 """From the Gaussians of several experts to per-pixel gates and one image."""
 
 from moegs.route.blend import blend, oracle_gates, softmax_gates, uniform_gates
+from moegs.route.fuse import fuse, responsibilities
 from moegs.route.mixture import (
     Mixture,
     MixtureRender,
@@ -12,6 +13,7 @@ from moegs.route.mixture import (
 )
 from moegs.route.routers import PixelRouter, RouterConfig, VolumePixelRouter
 from moegs.route.sparse import SparseRender, active_tiles, render_sparse
+from moegs.route.volume import VolumeRouter, volume_expert
 
 __all__ = [
     "Mixture",
@@ -20,15 +22,19 @@ __all__ = [
     "RouterConfig",
     "SparseRender",
     "VolumePixelRouter",
+    "VolumeRouter",
     "active_tiles",
     "blend",
+    "fuse",
     "load_mixture",
     "oracle_gates",
     "read_manifest",
     "render_experts",
     "render_mixture",
     "render_sparse",
+    "responsibilities",
     "save_mixture",
     "softmax_gates",
     "uniform_gates",
+    "volume_expert",
 ]

@@ -11,8 +11,9 @@ from moegs.errors import ConfigError, ShapeError
 from moegs.expert import load_expert, render_expert, save_expert
 from moegs.gaussians.container import concatenate
 from moegs.render import rasterize
-from moegs.route.volume import VolumeRouter, fit_volume_router, volume_expert, volume_router_of
+from moegs.route.volume import VolumeRouter, volume_expert, volume_router_of
 from moegs.train import RouteConfig, evaluate, expert_renderer
+from moegs.train.volume import fit_volume_router
 from tests.route import tiny
 from tests.train.scenes import small_scene
 

@@ -15,8 +15,8 @@ from moegs.expert import Expert, load_expert, save_expert
 from moegs.io import digest
 from moegs.report.paper.plan import Plan, content_key, prior_and_seed
 from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
-from moegs.route.volume import fit_volume_router
 from moegs.train import FitConfig, RouteConfig, stacking_split
+from moegs.train.volume import fit_volume_router
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import track
 
+from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert
-
-if TYPE_CHECKING:
-    from moegs.data import Scene
-    from moegs.train.evaluate import Evaluation, Renderer
-    from moegs.train.route import RouteConfig
+from moegs.train.evaluate import Evaluation, Renderer, evaluate, expert_renderer, mixture_renderer
+from moegs.train.route import RouteConfig, fit_router
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,6 @@ def _try(
     route: RouteConfig | None,
     validation: tuple[int, ...],
 ) -> _Trial:
-    from moegs.train.evaluate import expert_renderer, mixture_renderer
-    from moegs.train.route import RouteConfig, fit_router
-
     if len(experts) == 1:
         scored = _scored(expert_renderer(next(iter(experts.values()))), scene, config, validation)
     else:
@@ -143,8 +138,6 @@ def _try(
 
 
 def _scored(renderer: Renderer, scene: Scene, config: SelectConfig, cameras: tuple[int, ...]) -> Evaluation:
-    from moegs.train.evaluate import evaluate
-
     return evaluate(renderer, scene, cameras, every=config.every, timed=config.timed)
 
 

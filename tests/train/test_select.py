@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from moegs.errors import ConfigError
-from moegs.route.select import SelectConfig, _ranked, _Trial, rank_subsets, validation_cameras
+from moegs.train.select import SelectConfig, _ranked, _Trial, rank_subsets, validation_cameras
 from tests.distill.test_distill import blobs
 from tests.train.scenes import small_scene
 
