@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moegs.errors import BackendError
+from moegs.gaussians import quaternions
 from moegs.gaussians.container import Gaussians
 from moegs.render.types import TILE, RasterInputs, RasterOptions, RasterOutputs
 
@@ -85,7 +86,7 @@ def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: Raster
     _, _, index, radii, means2d, depths, conics, compensations = kernels.fully_fused_projection(
         means=gaussians.means,
         covars=_upper_triangle(gaussians),
-        quats=gaussians.quats,
+        quats=None if gaussians.quats is None else quaternions.normalize(gaussians.quats),  # its own divides zero by zero
         scales=gaussians.scales,
         viewmats=camera.viewmat[None],
         Ks=camera.K[None],
@@ -151,15 +152,22 @@ def _composite(kernels, inputs: RasterInputs, packed: _Packed, means2d: Tensor, 
         packed=True,
         absgrad=inputs.absgrad,
     )
-    return colors.reshape(n_groups, camera.height, camera.width, -1), alphas.reshape(
-        n_groups, camera.height, camera.width
-    )
+    size = (n_groups, camera.height, camera.width)
+    return colors.reshape(*size, -1), _where_drawn(alphas.reshape(size), inputs.tiles)
+
+
+def _where_drawn(alphas: Tensor, tiles: Tensor | None) -> Tensor:
+    """Alphas with zeros in the tiles that were left out: gsplat does not write there what it allocated."""
+    if tiles is None:
+        return alphas
+    drawn = tiles.repeat_interleave(TILE, dim=1).repeat_interleave(TILE, dim=2)
+    return torch.where(drawn[:, : alphas.shape[1], : alphas.shape[2]], alphas, 0.0)
 
 
 def _image_ids(inputs: RasterInputs, packed: _Packed) -> Tensor:
     if inputs.groups is None:
-        return torch.zeros(len(packed.index), dtype=torch.int32, device=packed.index.device)
-    return inputs.groups[packed.index].to(torch.int32)
+        return torch.zeros_like(packed.index)
+    return inputs.groups[packed.index].long()  # the kernels read 64 bits
 
 
 class _ProbeImagePosition(torch.autograd.Function):
