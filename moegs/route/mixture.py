@@ -148,6 +148,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not JSON ({error}).") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise FormatError(f"{path}: expected format {FORMAT!r} version {VERSION}.")
+    for field, kind in (("experts", list), ("sha256", dict), ("meta", dict)):
+        if not isinstance(manifest.get(field), kind):
+            raise FormatError(f"{path}: field {field!r}: expected a {kind.__name__}, got {manifest.get(field)!r}.")
     return manifest
 
 

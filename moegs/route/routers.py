@@ -53,6 +53,12 @@ class RouterConfig:
             raise ConfigError(f"router inputs: expected some of {', '.join(_INPUT_CHANNELS)}, got {sorted(unknown)[0]!r}.")
         if self.context < 1 or self.context % 2 == 0:
             raise ConfigError(f"router context: expected an odd number of pixels, got {self.context}.")
+        if self.channels < 0 or any(not isinstance(width, int) or width < 1 for width in self.hidden):
+            raise ConfigError(
+                f"router: expected channels >= 0 and hidden widths >= 1, got {self.channels} and {list(self.hidden)}."
+            )
+        if self.kind != "volume" and not self.inputs and not (self.kind == "volume-pixel" and self.channels):
+            raise ConfigError("router inputs: expected at least one, for a pixel network that sees no other channels.")
         if self.temperature <= 0:
             raise ConfigError(f"router temperature: expected more than 0, got {self.temperature}.")
 

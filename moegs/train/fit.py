@@ -21,6 +21,7 @@ from moegs.gaussians.params import Params, count, join, populations
 from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
+from moegs.train._checks import at_least_one
 from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
@@ -65,6 +66,9 @@ class FitConfig:
     options: RasterOptions = field(default_factory=RasterOptions)
     seed: int = 0
     checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "steps", "densify_every", "checkpoint_every")
 
 
 @dataclass
@@ -230,6 +234,13 @@ def _diagnose(params: Params, step: int) -> str:
     return f"{what} is not finite at step {step}; the last checkpoint is intact. Lower its learning rate and resume."
 
 
+def _all_gone(step: int) -> str:
+    return (
+        f"every Gaussian became too faint, too large or infinite by step {step}; the last checkpoint is intact. "
+        "Check the capture (moegs data check) or lower the learning rates."
+    )
+
+
 def _accumulate(run: _Run, grad: Tensor, radii: Tensor, view: View) -> None:
     """Image-plane gradients in units of half the image, as the INRIA code measures them."""
     half = grad.new_tensor([view.camera.width, view.camera.height]) / 2
@@ -247,6 +258,8 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) 
             params = _grow(params, scene, prior, config, run, view)
         now = prior.deform(params, view.time, view.camera_index)
         keep = densify.healthy(params, now, config.densify, scene.extent)
+        if not keep.any():
+            raise DivergenceError(_all_gone(run.step))
         run.optimizer.replace(*densify.keep(params, keep))
     run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from moegs.io import atomic_write
+
 
 @contextmanager
 def training_bar(title: str, total: int, start: int = 0, enabled: bool = True) -> Iterator[Any]:
@@ -37,9 +39,9 @@ class MetricsLog:
     """Append-only JSON lines, one object a line with its ``step``; a resumed run forgets what came after its checkpoint."""
 
     def __init__(self, path: Path, resume_at: int | None = None):
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [] if resume_at is None else _lines_until(path, resume_at)
-        path.write_text("".join(kept))
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
 
     def write(self, **numbers: Any) -> None:

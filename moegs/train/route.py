@@ -16,6 +16,7 @@ from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
+from moegs.train._checks import at_least_one
 from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
@@ -49,6 +50,9 @@ class RouteConfig:
     seed: int = 0
     checkpoint_every: int = 250
 
+    def __post_init__(self) -> None:
+        at_least_one(self, "steps", "checkpoint_every")
+
 
 @dataclass
 class _Run:
@@ -81,7 +85,7 @@ def fit_router(
         progress: show a bar.
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss or a gradient is not finite; the message names it and the step, the checkpoint stays.
         ConfigError: the checkpoint was written by a run with other settings.
     """
     folder = None if out is None else Path(out)
@@ -180,5 +184,15 @@ def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run) -> dic
         group["lr"] = group["rate"] * config.decay ** (run.step / config.steps)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    _check_gradients(run)
     run.optimizer.step()
     return {"loss": loss.item(), "psnr": float(psnr(image.detach().clamp(0, 1), view.image))}
+
+
+def _check_gradients(run: _Run) -> None:
+    for name, parameter in _named(run).items():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            raise DivergenceError(
+                f"gradient of the router's {name!r} is not finite at step {run.step}; the last checkpoint is intact. "
+                "Lower its learning rate or resume with another seed."
+            )

@@ -12,6 +12,7 @@ from moegs.data import Scene
 from moegs.deform.prior import Prior
 from moegs.errors import MoegsError
 from moegs.expert import Expert, load_expert, save_expert
+from moegs.io import digest
 from moegs.train.fit import FitConfig, fit_expert
 
 
@@ -29,8 +30,8 @@ def fit_or_load(scene: Scene, prior: Prior, config: FitConfig, folder: str | Pat
     file, untouched = folder / "expert.safetensors", not (folder / "checkpoint.safetensors").exists()
     started = time.perf_counter()
     trained = fit_expert(scene, prior, config, out=folder, resume=True, progress=progress)
-    if file.exists():  # finished before: fit_expert has only made sure that the settings are the same
-        return load_expert(file)
+    if file.exists() and digest((done := load_expert(file)).params) == digest(trained.params):
+        return done  # finished before: fit_expert has only made sure that the settings are the same
     seconds = time.perf_counter() - started if untouched else None
     trained = replace(trained, meta=trained.meta | {"train_seconds": seconds})
     save_expert(trained, file)

@@ -44,8 +44,15 @@ def _permutation(n: int, seed: int, epoch: int) -> list[int]:
 
 
 def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None = None) -> ViewOrder:
-    """All training cameras (or some of them) and all frames of a scene."""
-    return ViewOrder(scene.train if cameras is None else cameras, tuple(range(scene.n_frames)), seed)
+    """All training cameras (or some of them) and all frames of a scene.
+
+    Raises:
+        ConfigError: no cameras are left to train on.
+    """
+    chosen = scene.train if cameras is None else cameras
+    if not chosen:
+        raise ConfigError("cameras: expected at least one to train on, got none.")
+    return ViewOrder(chosen, tuple(range(scene.n_frames)), seed)
 
 
 def view_at(scene: Scene, order: ViewOrder, step: int) -> View:

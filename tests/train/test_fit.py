@@ -11,7 +11,7 @@ import torch
 from moegs.deform import get
 from moegs.errors import ConfigError, DivergenceError, FormatError
 from moegs.gaussians.densify import DensifyRule
-from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert
+from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert, fit_or_load
 from tests.train.scenes import small_scene
 
 RULE = DensifyRule(grad_threshold=1e-5, max_gaussians=80)
@@ -82,10 +82,10 @@ def test_divergence_names_tensor_and_step_and_keeps_the_checkpoint(tmp_path, mon
 
     scene, original = small_scene(), ParamsAdam.step
 
-    def poisoned(self, progress, step):
+    def poisoned(self, progress, step, scale):
         if step == 10:
             self.params["gaussian.scales"].grad[0, 0] = float("nan")
-        original(self, progress, step)
+        original(self, progress, step, scale)
 
     monkeypatch.setattr(ParamsAdam, "step", poisoned)
     with pytest.raises(DivergenceError, match=r"gaussian\.scales.*step 10"):
@@ -107,3 +107,20 @@ def test_seeds_differ_and_repeat():
     other = fit_expert(scene, prior(), replace(short, seed=1), progress=False)
     assert all(torch.equal(one.params[k], again.params[k]) for k in one.params)
     assert not torch.equal(one.params["gaussian.sh_dc"][:10], other.params["gaussian.sh_dc"][:10])
+
+
+def test_losing_every_gaussian_is_an_error():
+    everything = DensifyRule(min_opacity=1.0)
+    config = FitConfig(steps=10, densify_every=2, densify=everything)
+    with pytest.raises(DivergenceError, match="every Gaussian .* by step 1"):
+        fit_expert(small_scene(), get("polynomial").for_clip(4), config, progress=False)
+
+
+def test_an_old_expert_does_not_stand_in_for_a_new_run(tmp_path):
+    scene, prior = small_scene(), get("polynomial").for_clip(4)
+    first = fit_or_load(scene, prior, FitConfig(steps=2), tmp_path, progress=False)
+    again = fit_or_load(scene, prior, FitConfig(steps=2), tmp_path, progress=False)
+    assert again.meta == first.meta
+    (tmp_path / "checkpoint.safetensors").unlink()
+    other = fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False)
+    assert other.meta["steps"] == 3 == fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False).meta["steps"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from moegs.deform import Schedule
+from moegs.errors import ConfigError
+from moegs.train import FitConfig, RouteConfig
 from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from moegs.train.optimizer import ParamsAdam
 from moegs.train.progress import MetricsLog
-from moegs.train.views import ViewOrder
+from moegs.train.views import ViewOrder, training_order
+from tests.train.scenes import small_scene
 
 
 def test_adam_matches_the_formula_and_skips_unnamed_tensors():
@@ -62,3 +66,15 @@ def test_checkpoints_come_back_aligned(tmp_path):
     again = load_checkpoint(path, {"k": (1, 2)})
     assert again.step == 3 and again.part("a")["x"].tolist() == [0, 1, 2, 3, 4]
     assert all(v.data_ptr() % 64 == 0 for v in again.tensors.values())
+
+
+@pytest.mark.parametrize("config", [FitConfig, RouteConfig])
+@pytest.mark.parametrize("field", ["steps", "checkpoint_every"])
+def test_counts_of_steps_are_positive(config, field):
+    with pytest.raises(ConfigError, match=f"{field}: expected at least 1, got 0"):
+        config(**{field: 0})
+
+
+def test_no_cameras_are_an_error():
+    with pytest.raises(ConfigError, match="cameras: expected at least one"):
+        training_order(small_scene(), cameras=())

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from moegs.deform import get
-from moegs.errors import ConfigError
+from moegs.errors import ConfigError, DivergenceError
+from moegs.route import RouterConfig
 from moegs.train import FitConfig, RouteConfig, evaluate, expert_renderer, fit_expert, fit_router, mixture_renderer
 from tests.train.scenes import small_scene
 
@@ -17,7 +18,7 @@ QUICK = RouteConfig(steps=30, checkpoint_every=7)
 
 @pytest.fixture(scope="module")
 def experts():
-    scene, config = small_scene(), FitConfig(steps=60, densify_every=1000)
+    scene, config = small_scene(), FitConfig(steps=60, densify_every=1000, cooldown=0.0)
     return {n: fit_expert(scene, get(n).for_clip(4), config, progress=False) for n in ("polynomial", "interpolation")}
 
 
@@ -73,3 +74,28 @@ def test_resuming_over_other_experts_is_refused(tmp_path, experts):
              for n, e in experts.items()}  # fmt: skip
     with pytest.raises(ConfigError, match="experts"):
         fit_router(scene, other, QUICK, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_router(tmp_path, monkeypatch, experts):
+    from moegs.train import route
+
+    class Poisoned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * torch.nan
+
+    plain = route.photometric_loss
+    monkeypatch.setattr(route, "photometric_loss", lambda *args: Poisoned.apply(plain(*args)))
+    with pytest.raises(DivergenceError, match="gradient of the router's 'base' is not finite at step 0"):
+        fit_router(small_scene(), experts, replace(QUICK, checkpoint_every=1), out=tmp_path, progress=False)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"hidden": (0,)}, {"channels": -1}, {"kind": "pixel", "inputs": ()}])
+def test_a_network_without_a_shape_is_refused(wrong):
+    with pytest.raises(ConfigError, match="router"):
+        RouterConfig(**wrong)
