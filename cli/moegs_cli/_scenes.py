@@ -59,6 +59,20 @@ def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:
     return tuple(scene.camera_names.index(name) for name in names.split(","))
 
 
+def training_cameras_named(scene: Scene, names: str | None, option: str) -> tuple[int, ...] | None:
+    """As :func:`cameras_named`, of training cameras only.
+
+    Raises:
+        ConfigError: the scene has no camera of such a name, or it is held out.
+    """
+    from moegs.errors import ConfigError
+
+    chosen = cameras_named(scene, names)
+    if foreign := [scene.camera_names[i] for i in chosen or () if i not in scene.train]:
+        raise ConfigError(f"{option}: camera {foreign[0]} is held out for the test; name training cameras.")
+    return chosen
+
+
 def stacking_cameras(scene: Scene, text: str, option: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Training cameras for the experts and for the router, from how many the router gets or which.
 
@@ -72,10 +86,8 @@ def stacking_cameras(scene: Scene, text: str, option: str) -> tuple[tuple[int, .
 
     if text.removeprefix("-").isdecimal():
         return stacking_split(scene, int(text))
-    router = cameras_named(scene, text.removesuffix(",")) or ()
+    router = training_cameras_named(scene, text.removesuffix(","), option) or ()
     experts = tuple(i for i in scene.train if i not in router)
-    if foreign := [scene.camera_names[i] for i in router if i not in scene.train]:
-        raise ConfigError(f"{option}: camera {foreign[0]} is held out for the test; name training cameras.")
     if not experts:
         raise ConfigError(f"{option}: leaves the experts none of the {len(scene.train)} training cameras.")
     return experts, router

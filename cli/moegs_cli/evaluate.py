@@ -82,6 +82,7 @@ def _rows(path: Path, scene: Scene, how: dict[str, Any], options: dict[str, Any]
     from moegs.route import load_mixture
 
     mixture = load_mixture(path)
+    warn_if_other_clip(next((e.meta for e in mixture.experts.values() if "n_frames" in e.meta), {}), scene)
     rows = _expert_rows(mixture, path, scene, how, backend) if options["experts"] else {}
     rows |= {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}
     if options["min_gate"] is not None:

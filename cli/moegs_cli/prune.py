@@ -53,6 +53,7 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest
     from moegs.train.views import sample_views
 
     refuse_to_overwrite(out, resume=False)
+    rest["ratios"] = _ratios(rest["ratios"])
     before, scene = load_mixture(mixture), open_scene(data, rest)
     views = sample_views(scene, rest["views"], seed=rest["seed"])
     pruned, report = _dropped(before, views, rest)
@@ -108,13 +109,24 @@ def _curve(
     mixture: Mixture, scene: Scene, views: ViewSample, options: dict[str, Any], out: Path, quiet: bool
 ) -> None:  # fmt: skip
     from moegs.prune import pruning_curve, write_curve
-    from moegs.prune.curve import RATIOS
     from moegs.report import command_line, versions
 
-    ratios = RATIOS if options["ratios"] is None else tuple(float(r) for r in options["ratios"].split(","))
     points = pruning_curve(
-        mixture, scene, views, ratios, refit=lambda m: _refitted(scene, m, options, True), every=options["every"],
+        mixture, scene, views, options["ratios"], refit=lambda m: _refitted(scene, m, options, True), every=options["every"],
         progress=not quiet,
     )  # fmt: skip
     write_curve(points, out, {"command": command_line(), "versions": versions(), "scene": scene.name})
     click.echo(f"{out / 'curve.png'}: figures in curve.json")
+
+
+def _ratios(text: str | None) -> tuple[float, ...]:
+    from moegs.errors import ConfigError
+    from moegs.prune.curve import RATIOS
+
+    try:
+        ratios = RATIOS if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        ratios = (-1.0,)
+    if not all(0 <= r < 1 for r in ratios):
+        raise ConfigError(f"--ratios: expected numbers from 0 to below 1, separated by commas, got {text!r}.")
+    return ratios

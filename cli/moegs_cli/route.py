@@ -10,7 +10,7 @@ import click
 
 from ._models import EXPERT_FILE, expert_file, warn_if_other_clip
 from ._routers import router_options, with_router
-from ._scenes import cameras_named, open_scene, scene_options, stacking_cameras
+from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
 from .train import refuse_to_overwrite
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _cameras(scene: Scene, experts: dict[str, Expert], options: dict[str, Any]) 
     from moegs.errors import ConfigError
 
     if options["router_views"] is None:
-        return cameras_named(scene, options["views"])
+        return training_cameras_named(scene, options["views"], "--views")
     if options["views"] is not None:
         raise ConfigError("--router-views: give either --views or --router-views.")
     _, chosen = stacking_cameras(scene, options["router_views"], "--router-views")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import EXPERT_FILE
-from ._scenes import cameras_named, open_scene, scene_options, stacking_cameras
+from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -77,7 +77,7 @@ def _cameras(
     from moegs.errors import ConfigError
 
     if leave_out is None:
-        return cameras_named(scene, views), {}
+        return training_cameras_named(scene, views, "--views"), {}
     if views is not None:
         raise ConfigError("--leave-out: give either --views or --leave-out.")
     experts, router = stacking_cameras(scene, leave_out, "--leave-out")

@@ -39,6 +39,7 @@ def test_train_takes_its_options(cli, clip, cache, tmp_path):
         (["--prior", "polynomial", "--set", "colour=3"], "unknown option 'colour'"),
         (["--prior", "polynomial", "--set", "sh_degree=two"], "expected int"),
         (["--prior", "polynomial", "--views", "cam99"], "expected some of cam00"),
+        (["--prior", "polynomial", "--views", "cam01,cam00"], "--views: camera cam00 is held out for the test"),
         (["--prior", "polynomial", "--scale", "2"], "scale"),
     ],
 )
