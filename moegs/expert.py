@@ -89,8 +89,8 @@ def load_expert(path: str | Path, device: str = "cpu") -> Expert:
         FormatError: the file is missing, cut short, not an expert, or from a newer version.
     """
     tensors, header = _read(Path(path), device)
-    if header.get("format") != FORMAT:
-        raise FormatError(f"{path}: expected a {FORMAT} file, its metadata says {header.get('format')!r}.")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FormatError(f"{path}: expected a {FORMAT} file, its metadata says {str(header)[:60]}.")
     if header.get("version") != VERSION:
         raise FormatError(f"{path}: expected version {VERSION}, got {header.get('version')!r}; update moegs to read it.")
     try:

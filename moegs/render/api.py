@@ -153,11 +153,11 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
         raise ShapeError(f"probe: expected [{n}, 2], got {list(probe.shape)}.")
     if groups is not None and (tuple(groups.shape) != (n,) or groups.is_floating_point()):
         raise ShapeError(f"groups: expected {n} integers, got {groups.dtype} of shape {list(groups.shape)}.")
-    for name in ("opacities", "sh", "quats", "scales", "covars"):
-        value = getattr(gaussians, name)
+    given = {f"gaussians.{k}": getattr(gaussians, k) for k in ("opacities", "sh", "quats", "scales", "covars")}
+    for name, value in (given | {"features": features, "probe": probe}).items():
         if value is not None and (value.device, value.dtype) != (gaussians.means.device, gaussians.means.dtype):
             raise ShapeError(
-                f"gaussians.{name}: expected {gaussians.means.dtype} on {gaussians.means.device} like means, "
+                f"{name}: expected {gaussians.means.dtype} on {gaussians.means.device} like means, "
                 f"got {value.dtype} on {value.device}."
             )
 

@@ -27,7 +27,7 @@ from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
 from moegs.train.progress import MetricsLog, training_bar
-from moegs.train.views import ViewOrder, training_order, view_at
+from moegs.train.views import ViewOrder, scene_description, training_order, view_at
 
 ImageLoss = Callable[[Tensor, View], Tensor]
 
@@ -133,10 +133,13 @@ def fit_expert(
     return _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
 
 
-def _describe(prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None) -> dict[str, Any]:
+def _describe(
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None
+) -> dict[str, Any]:
     continued = {} if start is None else {"start": digest(start)}
     return continued | {
-        "prior": prior.name, "hyper-parameters": to_config(prior), "fit": asdict(config), "cameras": order.cameras,
+        "scene": scene_description(scene), "prior": prior.name, "hyper-parameters": to_config(prior),
+        "fit": asdict(config), "cameras": order.cameras,
     }  # fmt: skip
 
 
@@ -147,7 +150,7 @@ def _begin(
     params = prior.init(scene.cloud, generator) if start is None else start
     run = _Run(
         ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
-        torch.zeros(count(params)), generator, _describe(prior, config, order, start),
+        torch.zeros(count(params)), generator, _describe(scene, prior, config, order, start),
         lambda image, view: photometric_loss(image, view.image, config.lambda_dssim), start is not None,
     )  # fmt: skip
     path = None if folder is None else folder / "checkpoint.safetensors"

@@ -21,7 +21,7 @@ from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.progress import MetricsLog, training_bar
-from moegs.train.views import ViewOrder, training_order, view_at
+from moegs.train.views import ViewOrder, scene_description, training_order, view_at
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,14 @@ def _begin(
     run = _Run(Mixture(experts, router), optimizer)
     path = None if folder is None else folder / "checkpoint.safetensors"
     if path is not None and path.exists():
-        _restore(run, load_checkpoint(path, _describe(run.mixture, config, order)))
+        _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
     return run
 
 
-def _describe(mixture: Mixture, config: RouteConfig, order: ViewOrder) -> dict[str, Any]:
+def _describe(scene: Scene, mixture: Mixture, config: RouteConfig, order: ViewOrder) -> dict[str, Any]:
     """What must be the same to resume, the experts' tensors included."""
     return {
+        "scene": scene_description(scene),
         "route": asdict(config),
         "cameras": order.cameras,
         "experts": {name: digest(e.params) for name, e in mixture.experts.items()},
@@ -160,7 +161,7 @@ def _loop(
     scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, folder: Path | None, log: MetricsLog | None,
     progress: bool,
 ) -> None:  # fmt: skip
-    description = _describe(run.mixture, config, order)
+    description = _describe(scene, run.mixture, config, order)
     with training_bar("router", config.steps, run.step, progress) as show:
         while run.step < config.steps:
             numbers = _step(scene, config, order, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from moegs.data import Scene, View
 from moegs.errors import ConfigError
+from moegs.io import digest
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,13 @@ def _best(candidates: list[list[int]], distances: Float[Tensor, "m m"]) -> list[
     costs = torch.stack([distances[:, c].min(dim=1).values.sum() for c in candidates])
     nearly = costs <= costs.min() + 1e-9 * distances.max()
     return candidates[int(nearly.nonzero()[0])]
+
+
+def scene_description(scene: Scene) -> dict[str, Any]:
+    """What tells one clip from another, so that a run is never resumed on other pictures than it began with."""
+    return {
+        "name": scene.name,
+        "frames": scene.n_frames,
+        "sizes": [[camera.width, camera.height] for camera in scene.cameras],
+        "points": digest({"points": scene.cloud.points, "colors": scene.cloud.colors}),
+    }

@@ -7,6 +7,7 @@ import pytest
 from moegs import deform
 from moegs.errors import ConfigError
 from moegs.train import BUDGETS, budget, route_budget
+from moegs.train.budgets import SHARE
 from tests.train.scenes import small_scene
 
 
@@ -15,7 +16,7 @@ from tests.train.scenes import small_scene
 def test_every_prior_has_a_plan_at_every_size(size, prior):
     chosen, config = budget(size, small_scene(), prior)
     assert chosen == deform.get(prior).for_clip(4)
-    assert 0 < config.steps <= BUDGETS[size].steps
+    assert config.steps == round(BUDGETS[size].steps * SHARE.get(prior, 1.0))
     assert config.densify.max_gaussians == 240  # half of 24x20 pixels
 
 
