@@ -74,10 +74,14 @@ def test_a_killed_router_ends_in_the_same_bytes(clip, cache, experts, tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(clip, cache, tmp_path):
     process = _start("train", clip, "--prior", "polynomial", "--out", tmp_path, "--steps", 100_000,
                      "--checkpoint-every", 2, "--frame-cache", cache, "--quiet")  # fmt: skip
-    while process.poll() is None and not _stamp(tmp_path):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        while process.poll() is None and not _stamp(tmp_path):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert errors.strip().splitlines() == ["moegs: interrupted; runs that keep checkpoints continue with --resume"]
     assert _stamp(tmp_path)
