@@ -19,7 +19,14 @@ STEPS = 40
 def _start(*args: object) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MOEGS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "moegs_cli", *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_heed_ctrl_c
+    )
+
+
+def _heed_ctrl_c() -> None:
+    """A test run in the background ignores Ctrl-C, and so would everything it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _finish(*args: object) -> None:
