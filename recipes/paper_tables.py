@@ -1,10 +1,15 @@
 """Measure what the paper's tables show, on any clips: experts, mixtures, routers, pruning, budgets, distillation.
+    python recipes/paper_tables.py --data DIR [DIR ...] --out DIR [--seeds 0 1 2] [--only experts routers]
 
-python recipes/paper_tables.py --data DIR [DIR ...] --out DIR [--budget small] [--seeds 0 1 2] [--only experts routers]
+Every expert and router is trained once and shared by all tables. A cell is a line or a few of a table for one clip and one
+seed, kept in a file that its settings, its models and the version of moegs name: the same command again goes on where it
+was stopped or killed and skips what is finished, anything else is measured anew. Cells that fail are named at the end
+(exit code 1); the others go on. Stacking is measured only where --only names it. Tables show means over seeds and clips.
 
-Every expert and router is trained once and shared by all tables. Run it again and it goes on where it was stopped, and
-skips what is finished. OUT receives tables.md, tables.json, cells/ (one file a figure, with its command and seed) and,
-with the 'report' extra, plots/.
+Each seed and clip trains every expert, again for smaller shares of its steps, and twice for half of them as a student, a
+router for each mixture, and refits each pruned mixture: hours on a desktop's CPU with --budget small and five experts.
+--steps 50 --every 10 --timed 2 shows in minutes whether everything works.
+OUT receives tables.md and tables.json after each cell, plots/ at the end (with the 'report' extra), cells/ and models/.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +25,12 @@ from rich.console import Console
 
 from moegs import train
 from moegs.data import load_scene
-from moegs.errors import BackendError
+from moegs.errors import BackendError, MoegsError
 from moegs.report import paper
-from moegs.report.paper import Bench
+from moegs.report.paper import TABLES, Bench
 
 console = Console(highlight=False, soft_wrap=True)
-USUAL = [name for name, table in paper.TABLES.items() if not table.extra]
+USUAL = [name for name, table in TABLES.items() if not table.extra]
 
 
 def main() -> None:
@@ -34,30 +40,43 @@ def main() -> None:
     work = [(bench, table, what) for bench in seeds for table in args.only for what in paper.cells_of(bench, table)]
     for table in set(args.only) - {table for _, table, _ in work}:
         console.print(f"{table}: no clip has the cameras for it", markup=False)
-    for number, (bench, table, what) in enumerate(work, 1):
-        if not paper.is_measured(bench, table, what):
-            console.print(f"[{number}/{len(work)}] {label(bench, table, what)}", markup=False)
-            started = time.perf_counter()
-            rows = paper.rows_of(bench, table, what)
-            best = ", ".join(f"{row['series']} {row['psnr']:.2f}" for row in rows)
-            console.print(f"    {best} dB, {time.perf_counter() - started:.0f} s", markup=False)
-            paper.write_tables(seeds, args.out)
+    left = [(number, cell) for number, cell in enumerate(work, 1) if not paper.is_measured(*cell)]
+    console.print(f"{len(work)} cells, {len(work) - len(left)} of them measured before", markup=False)
+    failed = []
+    for number, cell in left:
+        console.print(f"[{number}/{len(work)}] {label(*cell)}", markup=False)
+        failed += [] if measured(*cell) else [label(*cell)]
+        paper.write_tables(seeds, args.out)
     paper.write_tables(seeds, args.out)
     console.print((args.out / "tables.md").read_text(), markup=False)
     try:
         paper.write_plots(seeds, args.out)
     except BackendError as error:
         console.print(f"no plots: {error}", markup=False)
+    if failed:
+        raise SystemExit("\n    ".join([f"{len(failed)} of {len(work)} cells failed; try again:", *failed]))
+
+
+def measured(bench: Bench, table: str, what: Mapping) -> bool:
+    """Measure one cell and say what came out; whatever goes wrong with it is said, and stays its own."""
+    started = time.perf_counter()
+    try:
+        rows = paper.rows_of(bench, table, what)
+    except Exception as error:  # even a mistake of ours or no memory: hours of other cells still wait
+        console.print(f"    failed: {error if isinstance(error, MoegsError) else traceback.format_exc()}", markup=False)
+        return False
+    best = ", ".join(f"{row['series']} {row['psnr']:.2f}" for row in rows)
+    console.print(f"    {best} dB, {time.perf_counter() - started:.0f} s", markup=False)
+    return True
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="captures")
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_tables"))
-    parser.add_argument("--budget", default="small", help="small, medium or full")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    known = [*paper.TABLES]
-    parser.add_argument("--only", nargs="+", choices=known, default=USUAL, metavar="TABLE", help=", ".join(known))
+    parser.add_argument("--data", nargs="+", type=Path, required=True, metavar="DIR", help="captures")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper_tables"), help="runs/paper_tables by default")
+    parser.add_argument("--budget", default="small", help="of each expert: small (default), medium or full")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 by default; each trains everything")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=USUAL, metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--experts", nargs="+", default=[*paper.PRIORS], help="priors in order, repeats allowed")
     parser.add_argument("--mixed", type=int, default=3, help="how many of them where the table does not vary it")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on width and height")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.recipes.support import RECIPES, run
+from tests.recipes.support import RECIPES, attempt, background, run, until
 
 QUICK = ["--steps", 3, "--every", 4, "--timed", 1, "--experts", "polynomial", "polynomial", "--quiet"]
 
@@ -61,6 +63,30 @@ def test_again_it_measures_only_what_is_missing(finished, clip, tmp_path):
     assert printed.count(" dB, ") == 1 and lost.exists()
     assert all(p.stat().st_mtime_ns == then for p, then in kept.items() if p != lost)
     assert "no plots: a table's plot needs the 'report' extra" in printed
+
+
+def test_what_was_killed_goes_on(clip, tmp_path):
+    longer = ["--steps", 30, *QUICK[2:], "--only", "experts"]
+    words = ["paper_tables.py", "--data", clip, "--out", tmp_path / "out", *longer]
+    with background(*words) as process:
+        until(lambda: list(tmp_path.glob("out/cells/experts-*.json")))
+    assert process.returncode == -signal.SIGKILL
+    printed = run(*words)
+    assert "[3/3] experts: room, seed 0, mix 2" in printed and "0 of them measured before" not in printed
+    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 3
+
+
+def test_one_cell_that_fails_leaves_the_others(finished, clip, tmp_path):
+    """One model of a copy is damaged, and the cells are lost: those without it are measured all the same."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    shutil.rmtree(out / "cells")
+    next(out.glob("models/polynomial-2-*/expert.safetensors")).write_bytes(b"damaged")
+    done = attempt("paper_tables.py", "--data", clip, "--out", out, *QUICK, "--only", "experts")
+    assert done.returncode == 1 and "not a readable safetensors file" in done.stdout
+    assert "1 of 3 cells failed" in done.stderr and "experts: room, seed 0, expert polynomial-2" in done.stderr
+    assert sorted(p.name.split("-")[3] for p in (out / "cells").iterdir()) == ["2", "polynomial"]
+    assert (out / "tables.md").exists()
 
 
 def test_it_stays_short():

@@ -14,10 +14,11 @@ from PIL import Image
 
 from moegs.data import load_scene
 from moegs.data.synth import synthesize
+from moegs.distill import DistillConfig
 from moegs.errors import BackendError, ConfigError
 from moegs.io import write_json
 from moegs.report import paper
-from moegs.report.paper import Bench, Plan, bench, cells, gather
+from moegs.report.paper import Bench, Plan, bench, cells, gather, measure
 from moegs.report.paper.cells import TABLES, cell_file
 from moegs.report.paper.draw import draw_table
 from moegs.report.paper.measure import separate_renderer
@@ -167,6 +168,44 @@ def test_other_settings_make_another_cell(made, changed):
     assert cell_file(replace(made, seed=1), "experts", {"mix": 2}) != cell_file(made, "experts", {"mix": 2})
 
 
+@pytest.mark.parametrize("table", list(TABLES))
+def test_another_version_measures_and_trains_anew(made, monkeypatch, table):
+    what = next(cells.cells_of(made, table))
+    before, key = cell_file(made, table, what), made.expert_key("polynomial")
+    monkeypatch.setattr(cells, "__version__", "9.9")
+    assert cell_file(made, table, what) != before and not paper.is_measured(made, table, what)
+    assert made.expert_key("polynomial") == key
+    monkeypatch.setattr(bench, "__version__", "9.9")
+    assert made.expert_key("polynomial") != key
+
+
+def test_other_lessons_make_another_student(made, monkeypatch):
+    file = cell_file(made, "distillation", {"student": "polynomial", "share": 0.5})
+    monkeypatch.setattr(measure, "DistillConfig", lambda fit: DistillConfig(weight=0.25, fit=fit))
+    assert cell_file(made, "distillation", {"student": "polynomial", "share": 0.5}) != file
+
+
+@pytest.mark.parametrize("content", ["", '{"rows": [', "[]", '{"rows": [], "key": "of another cell"}'])
+def test_a_damaged_cell_is_measured_again(made, content):
+    file, what = cell_file(made, "experts", {"mix": 2}), {"mix": 2}
+    before = file.read_text()
+    file.write_text(content)
+    assert not paper.is_measured(made, "experts", what)
+    assert [r["psnr"] for r in cells.rows_of(made, "experts", what)] == [r["psnr"] for r in json.loads(before)["rows"]]
+    assert paper.is_measured(made, "experts", what)
+
+
+def test_tables_say_when_cells_were_not_measured_alike(made):
+    file = cell_file(made, "experts", {"mix": 2})
+    before = file.read_text()
+    assert "Not measured alike" not in gather.markdown(gather.gathered([made]), [made])
+    file.write_text(json.dumps(json.loads(before) | {"code": "123456789abc", "threads": 77}))
+    text = gather.markdown(gather.gathered([made]), [made])
+    file.write_text(before)
+    assert "## Not measured alike" in text and "77 (1 cells)" in text and "123456789abc (1 cells)" in text
+    assert "backend:" not in text
+
+
 def test_further_ratios_leave_cells_where_they_are(made):
     other = replace(made, plan=replace(PLAN, ratios=(0.3, 0.5)))
     names = {cell_file(other, "pruning", what).name for what in cells.cells_of(other, "pruning")}
@@ -183,8 +222,10 @@ def _pretend(made: Bench, out: Path, seed: int, psnr: float, name: str = "room")
     """A bench with one cell that somebody wrote."""
     pretended = replace(made, out=out, seed=seed, scene=replace(made.scene, name=name))
     row = {"series": "polynomial", "x": 1, "psnr": psnr, "ssim": 0.5, "gain": -psnr / 100, "gaussians": 12345}
+    what = {"expert": "polynomial"}
     content = {"table": "experts", "clip": name, "seed": seed, "what": {}, "seconds": 1.0, "command": f"seed {seed}"}
-    write_json(cell_file(pretended, "experts", {"expert": "polynomial"}), content | {"rows": [row]})
+    content |= {"key": cells.cell_key(pretended, "experts", what)}
+    write_json(cell_file(pretended, "experts", what), content | {"rows": [row]})
     return pretended
 
 

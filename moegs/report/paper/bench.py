@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moegs import train
+from moegs import __version__, train
 from moegs.data import Scene
 from moegs.deform import Prior, to_config
 from moegs.expert import Expert, load_expert, save_expert
@@ -44,8 +44,9 @@ class Bench:
 
     @cached_property
     def clip(self) -> str:
-        """Stands for the clip's cameras, points, frames and who is held out."""
+        """Stands for the clip's cameras, points, number of frames, first picture and who is held out."""
         tensors = {f"{i}": c.viewmat for i, c in enumerate(self.scene.cameras)} | {"points": self.scene.cloud.points}
+        tensors["picture"] = self.scene.image(0, 0)
         sizes = [(c.width, c.height) for c in self.scene.cameras]
         return content_key([self.scene.name, self.scene.n_frames, self.scene.test, sizes, digest(tensors)])
 
@@ -68,9 +69,10 @@ class Bench:
         return stacking_split(self.scene, self.plan.left_out)[which == "router"]
 
     def expert_key(self, name: str, share: float = 1.0, views: str = "all") -> str:
-        """What an expert's folder is called, without training it."""
+        """What an expert's folder is called, without training it; another version of moegs trains another one."""
         prior, fit = self.fit_of(name, share)
-        return f"{name}-{content_key([self.clip, prior.name, to_config(prior), asdict(fit), self.cameras(views)])}"
+        asked = [__version__, self.clip, prior.name, to_config(prior), asdict(fit), self.cameras(views)]
+        return f"{name}-{content_key(asked)}"
 
     def expert(self, name: str, share: float = 1.0, views: str = "all") -> Expert:
         """An expert by name, trained now or before."""

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from moegs import __version__
 from moegs.io import write_json
-from moegs.render.backends import choose
 from moegs.report.paper import measure
 from moegs.report.paper.bench import Bench
 from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, Row
+from moegs.report.paper.origin import origin
 from moegs.report.paper.plan import Plan, content_key
-from moegs.report.results import versions
 
 What = Mapping[str, Any]
 
@@ -54,33 +52,44 @@ def cells_of(bench: Bench, table: str) -> Iterator[What]:
     return iter(TABLES[table].cells(bench.plan) if TABLES[table].possible(bench) else [])
 
 
+def cell_key(bench: Bench, table: str, what: What) -> str:
+    """Stands for all that a cell depends on: clip, seed, settings, the version of moegs and the models, by content."""
+    plan, models = bench.plan, TABLES[table].models(bench, what)
+    return content_key([__version__, table, what, bench.clip, bench.seed, plan.every, plan.timed, models])
+
+
 def cell_file(bench: Bench, table: str, what: What) -> Path:
     """Where a cell is kept."""
-    plan = bench.plan
-    content = [table, what, bench.clip, bench.seed, plan.every, plan.timed, TABLES[table].models(bench, what)]
     label = [str(v).replace(" ", "_") for v in [*what.values()][:2]]  # for people; the key says all
-    name = "-".join([table, bench.scene.name, f"seed{bench.seed}", *label, content_key(content)])
+    name = "-".join([table, bench.scene.name, f"seed{bench.seed}", *label, cell_key(bench, table, what)])
     return bench.out / "cells" / f"{name}.json"
+
+
+def kept_cell(bench: Bench, table: str, what: What) -> dict[str, Any] | None:
+    """A finished cell; None when there is none, or its file was damaged or is another cell's, to be measured again."""
+    try:
+        cell = json.loads(cell_file(bench, table, what).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return cell if isinstance(cell, dict) and cell.get("key") == cell_key(bench, table, what) else None
 
 
 def is_measured(bench: Bench, table: str, what: What) -> bool:
     """Whether a cell is finished."""
-    return cell_file(bench, table, what).exists()
+    return kept_cell(bench, table, what) is not None
 
 
 def rows_of(bench: Bench, table: str, what: What) -> list[Row]:
     """Rows of a cell, measured now or before."""
-    path = cell_file(bench, table, what)
-    if path.exists():
-        rows: list[Row] = json.loads(path.read_text())["rows"]
-        return rows
+    kept = kept_cell(bench, table, what)
+    if kept is not None:
+        return kept["rows"]
     started = time.perf_counter()
     rows = TABLES[table].measure(bench, what)
-    write_json(path, {
+    write_json(cell_file(bench, table, what), {
         "table": table, "clip": bench.scene.name, "seed": bench.seed, "what": dict(what),
-        "command": f"{bench.command} --only {table}", "seconds": time.perf_counter() - started,
-        "versions": versions(), "threads": torch.get_num_threads(),
-        "backend": choose(bench.scene.cloud.points.device, torch.float32), "rows": rows,
+        "key": cell_key(bench, table, what), "command": f"{bench.command} --only {table}",
+        "seconds": time.perf_counter() - started, **origin(bench.scene), "rows": rows,
     })  # fmt: skip
     return rows
 
@@ -190,7 +199,7 @@ TABLES = {
         "Distilled and retrained", "The same expert trained on for as long. Gain is over photographs alone.",
         ("student", "{}"), ("psnr", "ssim", "gain"),
         lambda p: [{"student": n, "share": p.distilled} for n in p.names],
-        lambda bench, what: [_mixture_model(bench, what), bench.expert_key(what["student"], what["share"])],
+        lambda bench, what: measure.student_key(bench, **what),
         lambda bench, what: measure.student_rows(bench, **what),
     ),
     "sparse": Table(

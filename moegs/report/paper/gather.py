@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 from moegs.io import atomic_write, write_json
 from moegs.report.paper.bench import Bench
-from moegs.report.paper.cells import TABLES, Table, cell_file, cells_of
+from moegs.report.paper.cells import TABLES, Table, cell_file, cells_of, kept_cell
 from moegs.report.paper.draw import draw_table
+from moegs.report.paper.origin import mixed_origins
 from moegs.report.results import PROTOCOL, command_line, versions
 
 COLUMNS = {
@@ -81,8 +81,8 @@ def _clip_names(benches: Sequence[Bench]) -> list[str]:
 
 def _finished(bench: Bench, table: str) -> list[dict[str, Any]]:
     """Contents of the cells that there are."""
-    files = [cell_file(bench, table, what) for what in cells_of(bench, table)]
-    return [json.loads(file.read_text()) | {"file": file.name} for file in files if file.exists()]
+    kept = [(kept_cell(bench, table, what), what) for what in cells_of(bench, table)]
+    return [cell | {"file": cell_file(bench, table, what).name} for cell, what in kept if cell is not None]
 
 
 def _rows(bench: Bench, table: str) -> list[dict[str, Any]]:
@@ -125,7 +125,10 @@ def markdown(found: Lines, benches: Sequence[Bench]) -> str:
         parts += [f"## {TABLES[table].heading}", TABLES[table].note]
         for clip, lines in clips.items():
             parts += [f"**{clip}**", _table(TABLES[table], lines)]
-    commands = dict.fromkeys(c["command"] for t in found for b in benches for c in _finished(b, t))
+    cells = [cell for table in found for b in benches for cell in _finished(b, table)]
+    if mixed := mixed_origins(cells):
+        parts += ["## Not measured alike", "Delete the files in cells/ that should be measured again.", *mixed]
+    commands = dict.fromkeys(cell["command"] for cell in cells)
     return "\n\n".join([*parts, "## Commands", "\n".join(f"    {c}" for c in commands)]) + "\n"
 
 

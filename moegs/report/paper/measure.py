@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from moegs.metrics import FrameScores, take_turns
 from moegs.prune import criterion as score_named
 from moegs.prune import megabytes, prune_in_rounds, refit_experts, refit_router
 from moegs.report.paper.bench import Bench, keep_expert
+from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
 from moegs.train import expert_renderer, mixture_renderer, sparse_error, sparse_renderer
 from moegs.train.evaluate import Renderer
@@ -107,11 +109,21 @@ def separate_renderer(mixture: Mixture) -> Renderer:
     return render
 
 
+def lessons(bench: Bench, student: str, share: float) -> DistillConfig:
+    """How a student is taught, and retrained."""
+    return DistillConfig(fit=bench.fit_of(student, share)[1])
+
+
+def student_key(bench: Bench, student: str, share: float) -> str:
+    """What a student's folder is called, without training it."""
+    taught = [bench.mixture_key(bench.plan.names), asdict(lessons(bench, student, share))]
+    return f"{student}-{share:g}-taught-{content_key(taught)}"
+
+
 def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
     """An expert taught by the mixture, and trained on photographs alone for as long."""
-    mixture, (_, fit) = bench.mixture(bench.plan.names), bench.fit_of(student, share)
-    config, key = DistillConfig(fit=fit), bench.mixture_key(bench.plan.names)
-    base = bench.models / f"{student}-{share:g}-taught-by-{key}"
+    mixture, config = bench.mixture(bench.plan.names), lessons(bench, student, share)
+    base, key = bench.models / student_key(bench, student, share), bench.mixture_key(bench.plan.names)
 
     def kept(folder: str, train_it: Callable[..., Expert], **more: Any) -> FrameScores:
         file = base / folder / "expert.safetensors"
