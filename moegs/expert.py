@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from moegs._expert_file import check_params, read_header
 from moegs.deform import prior as priors
 from moegs.errors import FormatError
 from moegs.gaussians.container import Gaussians
@@ -86,24 +87,18 @@ def load_expert(path: str | Path, device: str = "cpu") -> Expert:
     """Read what :func:`save_expert` wrote.
 
     Raises:
-        FormatError: the file is missing, cut short, not an expert, or from a newer version.
+        FormatError: the file is missing, cut short, not an expert, from a newer version, or a field of its header or a
+            tensor is not what its prior needs.
     """
-    tensors, header = _read(Path(path), device)
+    path = Path(path)
+    params, header = _read(path, device)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FormatError(f"{path}: expected a {FORMAT} file, its metadata says {str(header)[:60]}.")
     if header.get("version") != VERSION:
         raise FormatError(f"{path}: expected version {VERSION}, got {header.get('version')!r}; update moegs to read it.")
-    try:
-        return Expert(
-            prior=priors.from_config(header["prior"], header["config"]),
-            params=tensors,
-            options=RasterOptions(**header["options"]),
-            background=tuple(header["background"]),
-            decoder=header["decoder"],
-            meta=header["meta"],
-        )
-    except (KeyError, TypeError) as error:
-        raise FormatError(f"{path}: metadata field is missing or unknown: {error}.") from None
+    expert = Expert(params=params, **read_header(path, header))
+    check_params(path, expert.prior, params, expert.decoder)
+    return expert
 
 
 def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
@@ -114,7 +109,7 @@ def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
             return {key: file.get_tensor(key).clone() for key in file.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file.") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise FormatError(f"{path}: not a readable safetensors file ({error}).") from None
 
 

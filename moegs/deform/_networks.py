@@ -81,13 +81,14 @@ def init_network(
         size = _SIZES.get(name, 3 * coefficients)
         for i in range(head - 1):
             params |= _linear(f"{prefix}{name}.{i}", width, width, generator)
-        params |= _linear(f"{prefix}{name}.{head - 1}", width, size, None if zero_last else generator, zero_last)
+        params |= _linear(f"{prefix}{name}.{head - 1}", width, size, generator, zero_last)
     return params
 
 
 def _linear(name: str, inputs: int, outputs: int, generator: torch.Generator | None, zero: bool = False) -> Params:
-    bound = 0.0 if zero else math.sqrt(6 / (inputs + outputs))
-    weight = (2 * torch.rand(outputs, inputs, generator=generator) - 1) * bound
+    if zero:  # not random numbers times zero: their signs would survive, and come from torch's global generator
+        return {f"{name}.weight": torch.zeros(outputs, inputs), f"{name}.bias": torch.zeros(outputs)}
+    weight = (2 * torch.rand(outputs, inputs, generator=generator) - 1) * math.sqrt(6 / (inputs + outputs))
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}
 
 
