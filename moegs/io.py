@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,11 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that are not finite, such as the PSNR of equal images: JSON has no infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
 
 
 def sha256(path: str | Path) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import stat
 
 import pytest
 import torch
 
-from moegs.io import atomic_write, digest, sha256, write_json
+from moegs.io import atomic_write, digest, finite, sha256, write_json
 
 
 def test_a_file_appears_whole_and_readable_by_whom_the_umask_allows(tmp_path):
@@ -44,3 +45,9 @@ def test_hashes(tmp_path):
     assert digest(one) == digest(dict(reversed(one.items())))
     assert digest(one) != digest(one | {"a": one["a"].view(3, 2)})
     assert digest(one) != digest(one | {"a": one["a"] + 1e-6})
+
+
+def test_numbers_without_a_place_in_json_become_null(tmp_path):
+    row = {"psnr": float("inf"), "loss": float("nan"), "step": 3, "name": "inf", "ssim": 0.5}
+    write_json(tmp_path / "a.json", finite(row))
+    assert json.loads((tmp_path / "a.json").read_text()) == row | {"psnr": None, "loss": None}

@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import track
 
 from moegs.data import Scene, View
-from moegs.io import atomic_write, write_json
+from moegs.io import atomic_write, finite, write_json
 from moegs.prune.scores import CRITERIA
 from moegs.prune.select import Score, prune
 from moegs.report.plots import as_png, new_figure
@@ -107,7 +107,7 @@ def write_curve(points: Sequence[CurvePoint], folder: str | Path, about: Mapping
         BackendError: the ``report`` extra, which draws the picture, is not installed; the JSON is there all the same.
     """
     folder = Path(folder)
-    write_json(folder / "curve.json", dict(about or {}) | {"points": [asdict(p) for p in points]})
+    write_json(folder / "curve.json", dict(about or {}) | {"points": [finite(asdict(p)) for p in points]})
     with atomic_write(folder / "curve.png") as file:
         file.write(draw_curve(points))
 

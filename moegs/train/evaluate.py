@@ -11,6 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from moegs.data import Scene
+from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
 from moegs.metrics import FrameScores, score, summarise, time_frames
 from moegs.metrics.frames import Perceptual
@@ -66,8 +67,15 @@ def evaluate(
         timed: frames to time after the scores, on the first of the cameras.
         perceptual: an LPIPS distance, see :func:`moegs.metrics.load_lpips`; not computed by default.
         progress: show a bar.
+
+    Raises:
+        ConfigError: there is no camera to score, or ``every`` is less than one.
     """
     chosen = tuple(scene.test if cameras is None else cameras)
+    if not chosen:
+        raise ConfigError("evaluate: expected at least one camera to score, got none; hold some out (--test).")
+    if every < 1:
+        raise ConfigError(f"evaluate: expected every of at least 1, got {every}.")
     views = [(c, f) for c in chosen for f in range(0, scene.n_frames, every)]
     scores = []
     for camera, frame in track(views, "evaluating", disable=not progress, transient=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moegs.io import atomic_write
+from moegs.io import atomic_write, finite
 
 
 @contextmanager
@@ -45,8 +45,8 @@ class MetricsLog:
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
 
     def write(self, **numbers: Any) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(numbers) + "\n")
+        """Append one line; what is not finite, such as the PSNR of equal images, becomes null."""
+        self._file.write(json.dumps(finite(numbers), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Flush to disk."""

@@ -12,6 +12,7 @@ from rich.progress import track
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert
+from moegs.io import finite
 from moegs.train.evaluate import Evaluation, Renderer, evaluate, expert_renderer, mixture_renderer
 from moegs.train.route import RouteConfig, fit_router
 
@@ -37,8 +38,8 @@ class Candidate:
     efficient: bool
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
+        """All fields by name; what is not finite, as where equal images have an infinite PSNR, becomes None."""
+        return finite(asdict(self))
 
 
 @dataclass(frozen=True)

@@ -78,3 +78,11 @@ def test_counts_of_steps_are_positive(config, field):
 def test_no_cameras_are_an_error():
     with pytest.raises(ConfigError, match="cameras: expected at least one"):
         training_order(small_scene(), cameras=())
+
+
+def test_an_infinite_psnr_is_null_in_the_log_and_survives_a_resume(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    log.write(step=1, psnr=float("inf"), gaussians=5)
+    log.close()
+    MetricsLog(tmp_path / "m.jsonl", resume_at=1).close()
+    assert (tmp_path / "m.jsonl").read_text() == '{"step": 1, "psnr": null, "gaussians": 5}\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moegs import __version__
-from moegs.io import write_json
+from moegs.io import finite, write_json
 from moegs.report.paper import measure
 from moegs.report.paper.bench import Bench
 from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, Row
@@ -89,7 +89,7 @@ def rows_of(bench: Bench, table: str, what: What) -> list[Row]:
     write_json(cell_file(bench, table, what), {
         "table": table, "clip": bench.scene.name, "seed": bench.seed, "what": dict(what),
         "key": cell_key(bench, table, what), "command": f"{bench.command} --only {table}",
-        "seconds": time.perf_counter() - started, **origin(bench.scene), "rows": rows,
+        "seconds": time.perf_counter() - started, **origin(bench.scene), "rows": [finite(row) for row in rows],
     })  # fmt: skip
     return rows
 

@@ -99,7 +99,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[Line]:
 def _line(series: str, x: Any, rows: list[dict[str, Any]]) -> Line:
     figures = {}
     for column in COLUMNS:
-        values = [row[column] for row in rows if column in row]
+        values = [row[column] for row in rows if row.get(column) is not None]
         if values:
             figures[column] = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
     return Line(series, x, figures, len(rows))
