@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moegs.errors import ConfigError, FormatError
+from moegs.errors import ConfigError, FormatError, ShapeError
 from moegs.io import atomic_write
 
-FORMAT, VERSION = "moegs-training", 1
+FORMAT, VERSION, NAME = "moegs-training", 1, "checkpoint.safetensors"
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam and RAdam
+_ADVICE = "delete it to start over"
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,55 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint:
             header = json.loads((file.metadata() or {}).get("moegs", "{}"))
             # tensors in the mapping are unaligned, and sums over them would round differently
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise FormatError(f"{path}: not a readable checkpoint ({error}); delete it to start over.") from None
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise FormatError(f"{path}: expected {FORMAT} version {VERSION}, got {header.get('format')!r}.")
-    _same_run(path, header["run"], run)
-    return Checkpoint(header["step"], tensors, header["run"])
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
+        raise FormatError(f"{path}: not a readable checkpoint ({error}); {_ADVICE}.") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise FormatError(f"{path}: expected {FORMAT} version {VERSION}, its metadata says {str(header)[:60]}.")
+    step, saved_run = header.get("step"), header.get("run")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise FormatError(f"{path}: metadata field 'step': expected a number of steps, got {step!r}; {_ADVICE}.")
+    if not isinstance(saved_run, dict):
+        raise FormatError(f"{path}: metadata field 'run': expected dict, got {saved_run!r}; {_ADVICE}.")
+    _same_run(path, saved_run, run)
+    return Checkpoint(step, tensors, saved_run)
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """While a run takes over its checkpoint in a folder: what does not fit becomes one error about the file.
+
+    Raises:
+        FormatError: the block met a tensor that is missing, or does not fit.
+    """
+    try:
+        yield
+    except (ConfigError, FormatError):
+        raise
+    except Exception as error:  # strange tensors fail in every way there is
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise FormatError(f"{folder / NAME}: does not fit this run ({reason}); {_ADVICE}.") from None
+
+
+def same_kind(name: str, found: Tensor, like: Tensor, rows: int | None = None) -> None:
+    """Hold a saved tensor against what a fresh run has in its place; with ``rows`` in so many rows.
+
+    Raises:
+        ShapeError: it has another type or shape.
+    """
+    shape = list(like.shape) if rows is None else [rows, *like.shape[1:]]
+    if found.dtype != like.dtype or list(found.shape) != shape:
+        raise ShapeError(f"tensor {name!r}: expected {like.dtype} {shape}, got {found.dtype} {list(found.shape)}")
+
+
+def all_moments(state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Make sure that what an optimiser remembers of a tensor is complete, or nothing.
+
+    Raises:
+        ShapeError: a moment is missing or unknown.
+    """
+    for name, moments in state.items():
+        if moments and set(moments) != _MOMENTS:
+            raise ShapeError(f"moments of {name!r}: expected {sorted(_MOMENTS)}, got {sorted(moments)}")
 
 
 def _same_run(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one
-from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind, save_checkpoint
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.progress import MetricsLog, training_bar
@@ -124,7 +124,8 @@ def _begin(
     run = _Run(Mixture(experts, router), optimizer)
     path = None if folder is None else folder / "checkpoint.safetensors"
     if path is not None and path.exists():
-        _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
+        with restoring(path.parent):
+            _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
     return run
 
 
@@ -150,10 +151,16 @@ def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:
+    router = run.mixture.router.state_dict()
+    for name, like in router.items():
+        same_kind(name, saved.tensors[f"router/{name}"], like)
     run.mixture.router.load_state_dict(saved.part("router"))
     for key, value in saved.part("radam").items():
         name, _, moment = key.rpartition("/")
-        run.optimizer.state[_named(run)[name]][moment] = value
+        parameter = _named(run)[name]
+        same_kind(key, value, torch.zeros(()) if moment == "step" else parameter)
+        run.optimizer.state[parameter][moment] = value
+    all_moments({name: run.optimizer.state[p] for name, p in _named(run).items()})
     run.step = saved.step
 
 
@@ -164,10 +171,11 @@ def _loop(
     description = _describe(scene, run.mixture, config, order)
     with training_bar("router", config.steps, run.step, progress) as show:
         while run.step < config.steps:
-            numbers = _step(scene, config, order, run)
+            last = run.step + 1 == config.steps
+            shown = last or (run.step + 1) % 25 == 0
+            numbers = _step(scene, config, order, run, shown)
             run.step += 1
-            last = run.step == config.steps
-            if run.step % 25 == 0 or last:
+            if shown:
                 show(run.step, **numbers)
                 if log is not None:
                     log.write(step=run.step, **numbers)
@@ -175,7 +183,8 @@ def _loop(
                 save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run, description))
 
 
-def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run) -> dict[str, float]:
+def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
+    """One view; returns figures where they are shown."""
     view = view_at(scene, order, run.step)
     image = render_mixture(run.mixture, view.camera, view.time).color
     loss = photometric_loss(image, view.image, config.lambda_dssim)
@@ -187,7 +196,7 @@ def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run) -> dic
     loss.backward()
     _check_gradients(run)
     run.optimizer.step()
-    return {"loss": loss.item(), "psnr": float(psnr(image.detach().clamp(0, 1), view.image))}
+    return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
 
 
 def _check_gradients(run: _Run) -> None:
