@@ -17,7 +17,7 @@ from torch import Tensor
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; on success flush it to disk and rename it into place.
+    """Open a temporary file beside ``path``; on success flush it to disk, rename it into place and flush its folder.
 
     If the block raises, the temporary file is removed and whatever stood at ``path`` stays as it was.
     """
@@ -30,9 +30,24 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut; nothing where systems cannot do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -22,7 +22,8 @@ def expert_file(path: Path) -> Path:
 
 def is_mixture(path: Path) -> bool:
     """Whether a path is a mixture's folder."""
-    return (path / "manifest.json").exists()
+    unfinished = path / ".mixture" / "manifest.json"  # put into place by whoever reads it next
+    return (path / "manifest.json").exists() or unfinished.exists()
 
 
 def open_expert(path: Path) -> Expert:

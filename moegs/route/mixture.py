@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import secrets
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert, finish, load_expert, save_expert
 from moegs.gaussians.container import Gaussians, concatenate
-from moegs.io import atomic_write, sha256, write_json
+from moegs.io import atomic_write, sha256, sync_folder, write_json
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
 from moegs.route.blend import blend
 from moegs.route.routers import VolumePixelRouter, group_tags, router_from_config
 
 FORMAT, VERSION = "moegs-mixture", 1
+ROUTER, STAGED = "router.safetensors", ".mixture"
+_FILE = re.compile(r"router\.safetensors|experts/[^./\\\x00][^/\\\x00]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -113,33 +120,95 @@ def _decoded(experts: Sequence[Expert], render: Render, camera: Camera, n_extra:
 
 
 def save_mixture(mixture: Mixture, folder: str | Path, meta: dict[str, Any] | None = None) -> None:
-    """Write ``experts/<name>.safetensors``, ``router.safetensors`` and, last, ``manifest.json`` with every file's hash."""
+    """Write ``experts/<name>.safetensors``, ``router.safetensors`` and ``manifest.json`` with every file's hash.
+
+    The folder holds the mixture that was there before, or this one, wherever writing is cut short; experts that only
+    the former had are removed.
+
+    Raises:
+        ConfigError: an expert's name cannot be that of a file.
+    """
+    if unfit := [name for name in mixture.experts if not _FILE.fullmatch(_expert_file(name))]:
+        raise ConfigError(f"mixture: expert {unfit[0]!r}: expected a name without slashes that does not begin with a dot.")
     folder = Path(folder)
-    files = []
+    for killed in folder.glob(f"{STAGED}.*.part"):
+        shutil.rmtree(killed, ignore_errors=True)
+    staged = folder / f"{STAGED}.{secrets.token_hex(6)}.part"
+    try:
+        _write(mixture, staged, meta or {})
+        finish_saving(folder)
+        os.replace(staged, folder / STAGED)  # from here on this is the mixture
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    sync_folder(folder)
+    finish_saving(folder)
+
+
+def _write(mixture: Mixture, folder: Path, meta: dict[str, Any]) -> None:
     for name, expert in mixture.experts.items():
-        files.append(f"experts/{name}.safetensors")
-        save_expert(expert, folder / files[-1])
-    files.append("router.safetensors")
+        save_expert(expert, folder / _expert_file(name))
     state = {k: v.detach().cpu().contiguous() for k, v in mixture.router.state_dict().items()}
-    with atomic_write(folder / files[-1]) as file:
+    with atomic_write(folder / ROUTER) as file:
         file.write(save(state, metadata={"moegs": json.dumps(mixture.router.to_config())}))
+    files = [*map(_expert_file, mixture.experts), ROUTER]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "experts": list(mixture.experts),
         "sha256": {name: sha256(folder / name) for name in files},
-        "meta": meta or {},
+        "meta": meta,
     }
     write_json(folder / "manifest.json", manifest)
 
 
+def _expert_file(name: str) -> str:
+    return f"experts/{name}.safetensors"
+
+
+def finish_saving(folder: Path) -> None:
+    """Put the files of a mixture into place that :func:`save_mixture` had written when it was cut short, if there are any.
+
+    Raises:
+        FormatError: they are not a mixture's.
+    """
+    staged = folder / STAGED
+    if not staged.is_dir():
+        return
+    if (staged / "manifest.json").exists():
+        _move(staged, folder)
+    shutil.rmtree(staged, ignore_errors=True)
+
+
+def _move(staged: Path, folder: Path) -> None:
+    """The manifest comes last: until then all of this can be done again."""
+    new, old = _manifest(staged)["sha256"], {}
+    with suppress(FormatError):  # there is none, or nobody can read it
+        old = _manifest(folder)["sha256"]
+    (folder / "experts").mkdir(exist_ok=True)
+    for name in new:
+        with suppress(FileNotFoundError):  # moved before it was cut short
+            os.replace(staged / name, folder / name)
+    for name in set(old) - set(new):
+        (folder / name).unlink(missing_ok=True)
+    sync_folder(folder / "experts")
+    sync_folder(folder)
+    os.replace(staged / "manifest.json", folder / "manifest.json")
+    sync_folder(folder)
+
+
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read and check ``manifest.json``.
+    """Read and check ``manifest.json``, after finishing what :func:`save_mixture` began there.
 
     Raises:
         FormatError: it is missing, not a mixture's, or from a newer version.
     """
-    path = Path(folder) / "manifest.json"
+    finish_saving(Path(folder))
+    return _manifest(Path(folder))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
@@ -151,7 +220,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     for field, kind in (("experts", list), ("sha256", dict), ("meta", dict)):
         if not isinstance(manifest.get(field), kind):
             raise FormatError(f"{path}: field {field!r}: expected a {kind.__name__}, got {manifest.get(field)!r}.")
+    _check_files(path, manifest["experts"], manifest["sha256"])
     return manifest
+
+
+def _check_files(path: Path, experts: list[Any], hashes: dict[str, Any]) -> None:
+    """A manifest names files of its own folder, which are moved and removed by these names, and all of them."""
+    if odd := [name for name in experts if not isinstance(name, str) or not _FILE.fullmatch(_expert_file(name))]:
+        raise FormatError(f"{path}: field 'experts': expected names of files, got {odd[0]!r}.")
+    if odd := sorted({ROUTER, *map(_expert_file, experts)} ^ set(hashes)):
+        raise FormatError(f"{path}: field 'sha256': expected {ROUTER} and one file an expert; look at {odd[0]!r}.")
 
 
 def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -> Mixture:
@@ -166,8 +244,11 @@ def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -
             raise FormatError(f"{folder / name}: named in manifest.json but missing.")
         if sha256(folder / name) != digest:
             raise FormatError(f"{folder / name}: its sha256 is not the one in manifest.json; the file was changed.")
-    experts = {name: load_expert(folder / f"experts/{name}.safetensors", device) for name in manifest["experts"]}
-    return Mixture(experts, load_router(folder / "router.safetensors", device))
+    experts = {name: load_expert(folder / _expert_file(name), device) for name in manifest["experts"]}
+    router = load_router(folder / ROUTER, device)
+    if (counts := tuple(map(len, experts.values()))) != router.counts:
+        raise FormatError(f"{folder / ROUTER}: was made for {router.counts} Gaussians, the experts beside it have {counts}.")
+    return Mixture(experts, router)
 
 
 def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
@@ -178,8 +259,11 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
-            router.load_state_dict({k: file.get_tensor(k).clone() for k in file.keys()})  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError, KeyError, TypeError, RuntimeError) as error:
-        raise FormatError(f"{path}: not a readable router ({error}).") from None
+            with torch.device("meta"):  # the file says how large, and may lie
+                router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
+            state = {k: file.get_tensor(k).clone().to(torch.float32) for k in file.keys()}  # noqa: SIM118
+            router.load_state_dict(state, assign=True)
+    except Exception as error:  # strange configurations and tensors fail in every way there is
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise FormatError(f"{path}: not a readable router ({reason}).") from None
     return router.to(device)

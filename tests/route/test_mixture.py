@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moegs.deform import get
 from moegs.errors import ConfigError, FormatError
@@ -22,6 +27,7 @@ from moegs.route import (
     render_mixture,
     save_mixture,
 )
+from moegs.route.mixture import load_router
 from tests.render.scenes import camera
 
 
@@ -87,6 +93,128 @@ def test_damage_is_noticed(tmp_path):
         load_mixture(folder)
 
 
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches kill -9."""
+
+
+def stop_at(monkeypatch, number: int) -> list[str]:
+    """From the call with this number on, nothing reaches the disk any more; returns what was called."""
+    called: list[str] = []
+
+    def watched(name, original):
+        def call(*args, **kwargs):
+            called.append(name)
+            if len(called) >= number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((os, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    return called
+
+
+def test_a_mixture_is_replaced_as_a_whole_wherever_it_is_cut_short(tmp_path, monkeypatch):
+    old = make_mixture()
+    experts = {"b": make_expert("polynomial", 7, 5), "d": make_expert("interpolation", 9, 6)}
+    new, seen = Mixture(experts, VolumePixelRouter([7, 9])), set()
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        save_mixture(old, folder, {"which": "old"})
+        called = stop_at(monkeypatch, number)
+        with suppress(Killed):
+            save_mixture(new, folder, {"which": "new"})
+        monkeypatch.undo()
+        found, which = load_mixture(folder), read_manifest(folder)["meta"]["which"]
+        seen.add(which)
+        assert list(found.experts) == list({"old": old, "new": new}[which].experts)
+        assert {p.stem for p in (folder / "experts").iterdir()} == set(found.experts)
+        save_mixture(new, folder, {"which": "new"})
+        assert {p.name for p in folder.iterdir()} == {"experts", "router.safetensors", "manifest.json"}
+        if len(called) < number:
+            break
+    assert seen == {"old", "new"} and 10 < number < 199
+
+
+def test_a_mixture_can_be_written_over_one_that_nobody_can_read(tmp_path):
+    save_mixture(make_mixture(), tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    save_mixture(make_mixture(), tmp_path)
+    assert list(load_mixture(tmp_path).experts) == ["a", "b", "c"]
+
+
+def test_other_files_of_the_folder_stay(tmp_path):
+    (tmp_path / "experts").mkdir()
+    for name in ("notes.txt", "experts/mine.safetensors"):
+        (tmp_path / name).write_text("mine")
+    save_mixture(make_mixture(), tmp_path)
+    save_mixture(make_mixture(), tmp_path)
+    assert (tmp_path / "notes.txt").exists() and (tmp_path / "experts" / "mine.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a\\b"])
+def test_names_that_leave_the_folder_are_refused(name, tmp_path):
+    whole = make_mixture()
+    renamed = Mixture(dict(zip([name, "b", "c"], whole.experts.values(), strict=True)), whole.router)
+    with pytest.raises(ConfigError, match="without slashes"):
+        save_mixture(renamed, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    save_mixture(whole, tmp_path / "m")
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"a"', json.dumps(name)))
+    with pytest.raises(FormatError, match="'experts': expected names of files"):
+        load_mixture(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"experts": ["a", "b"]}, "'sha256': expected"),
+        ({"experts": ["a", "b", []]}, "'experts': expected names"),
+        ({"sha256": {}}, "'sha256': expected"),
+        ({"experts": "abc"}, "expected a list"),
+        ({"version": 2}, "version 1"),
+    ],
+)
+def test_a_manifest_without_meaning_is_refused(change, says, tmp_path):
+    save_mixture(make_mixture(), tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(FormatError, match=says):
+        load_mixture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [], {}, {"counts": [10**15, 1, 1]}, {"counts": ["a"]}, {"counts": [-1, 66]}, {"counts": None},
+        {"config": {"hidden": [10**12]}}, {"config": {"temperature": 0}}, {"config": {"kind": "x"}}, {"config": {"odd": 1}},
+        {"config": {"temperature": "hot"}}, {"config": 3},
+    ],
+)  # fmt: skip
+def test_a_router_without_meaning_is_refused(header, tmp_path):
+    whole = make_mixture().router
+    head = whole.to_config()
+    if isinstance(header, dict) and header:
+        head |= header | ({"config": head["config"] | header["config"]} if isinstance(header.get("config"), dict) else {})
+    else:
+        head = header
+    save_file(dict(whole.state_dict()), tmp_path / "r.safetensors", metadata={"moegs": json.dumps(head)})
+    with pytest.raises(FormatError, match=r"r\.safetensors: not a readable router"):
+        load_router(tmp_path / "r.safetensors")
+
+
+def test_a_router_comes_back_whole_and_trainable(tmp_path):
+    whole = make_mixture()
+    save_mixture(whole, tmp_path)
+    again = load_router(tmp_path / "router.safetensors")
+    state = again.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in whole.router.state_dict().items())
+    assert again.counts == whole.router.counts and all(p.requires_grad for p in again.parameters())
+    assert all(v.data_ptr() % 64 == 0 for v in state.values() if v.numel())
+
+
 def test_experts_survive_their_file_and_strangers_are_refused(tmp_path):
     expert = make_expert("interpolation", 10, 0)
     save_expert(expert, tmp_path / "e.safetensors")
@@ -95,8 +223,6 @@ def test_experts_survive_their_file_and_strangers_are_refused(tmp_path):
     assert all(v.data_ptr() % 64 == 0 for v in again.params.values())
     with pytest.raises(FormatError, match="no such file"):
         load_expert(tmp_path / "none.safetensors")
-    from safetensors.torch import save_file
-
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(FormatError, match="expected a moegs-expert"):
         load_expert(tmp_path / "other.safetensors")
