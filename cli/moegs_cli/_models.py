@@ -53,12 +53,22 @@ def open_model(path: Path) -> Expert | Mixture:
     return open_expert(path)
 
 
-def warn_if_other_clip(meta: dict[str, object], scene: Scene) -> None:
-    """Say so when a model was trained on another number of frames: its times would mean other moments."""
-    trained = meta.get("n_frames")
-    if trained is not None and trained != scene.n_frames:
-        click.echo(
-            f"moegs: warning: trained on {trained} frames, this clip has {scene.n_frames}; "
-            "give the --start and --frames it was trained with",
-            err=True,
-        )
+def warn_if_other_clip(model: Expert | Mixture, scene: Scene) -> None:
+    """Say so when a model was trained on another number of frames, where its times mean other moments, or another scene.
+
+    A capture that only was renamed has cameras as far apart as before.
+    """
+    from moegs.route import Mixture
+
+    for expert in model.experts.values() if isinstance(model, Mixture) else [model]:
+        frames, name, extent = (expert.meta.get(key) for key in ("n_frames", "scene", "extent"))
+        if frames is not None and frames != scene.n_frames:
+            advice = "give the --start and --frames it was trained with"
+            return _warn(f"trained on {frames} frames, this clip has {scene.n_frames}; {advice}")
+        same_rig = isinstance(extent, float) and abs(extent - scene.extent) <= 1e-3 * scene.extent
+        if name is not None and name != scene.name and not same_rig:
+            return _warn(f"trained on {name!r}, this is {scene.name!r} with other cameras; give the clip it was trained on")
+
+
+def _warn(message: str) -> None:
+    click.echo(f"moegs: warning: {message}", err=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import EXPERT_FILE
+from ._models import EXPERT_FILE, warn_if_other_clip
+from ._outputs import refuse_to_overwrite
 from ._scenes import open_scene, scene_options
-from .train import refuse_to_overwrite
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -60,6 +60,7 @@ def distill(
 
     refuse_to_overwrite(out, resume)
     teacher, scene = load_mixture(mixture), open_scene(data, rest)
+    warn_if_other_clip(teacher, scene)
     config = _config(teacher, scene, into, rest)
     student = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
     how = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet}

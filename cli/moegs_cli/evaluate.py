@@ -76,13 +76,13 @@ def _rows(path: Path, scene: Scene, how: dict[str, Any], options: dict[str, Any]
     backend = options["backend"]
     if not is_mixture(path):
         expert = open_expert(path)
-        warn_if_other_clip(expert.meta, scene)
+        warn_if_other_clip(expert, scene)
         scores = measure(expert_renderer(expert, backend), scene, **how)
         return {expert.prior.name: model_row(scores, expert, expert_file(path))}
     from moegs.route import load_mixture
 
     mixture = load_mixture(path)
-    warn_if_other_clip(next((e.meta for e in mixture.experts.values() if "n_frames" in e.meta), {}), scene)
+    warn_if_other_clip(mixture, scene)
     rows = _expert_rows(mixture, path, scene, how, backend) if options["experts"] else {}
     rows |= {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}
     if options["min_gate"] is not None:

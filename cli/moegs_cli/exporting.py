@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ._models import expert_file
+from ._outputs import force_option, refuse_to_replace
 
 
 @click.command(
@@ -22,13 +23,15 @@ from ._models import expert_file
     help="ply: one INRIA .ply a frame. original: the layout of the project that invented the prior.",
 )
 @click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; as the clip by default.")
-def export(expert: Path, out: Path, kind: str, frames: int | None) -> None:
+@force_option
+def export(expert: Path, out: Path, kind: str, frames: int | None, force: bool) -> None:
     """Write EXPERT as one .ply a frame, or in its prior's original layout."""
     from moegs.errors import ConfigError
     from moegs.expert import load_expert
     from moegs.interop import export as export_original
     from moegs.interop import export_ply_sequence
 
+    refuse_to_replace(out, force)
     loaded = load_expert(expert_file(expert))
     if kind == "original":
         click.echo(export_original(loaded, out))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._models import warn_if_other_clip
+from ._outputs import force_option, refuse_to_replace
 from ._scenes import open_scene, scene_options
 
 if TYPE_CHECKING:
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1), default=60, show_default=True, help="Frames of the spiral.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views.")
+@force_option
 @scene_options
-def fuse(mixture: Path, data: Path, out: Path, pictures: Path | None, count: int, **rest: Any) -> None:
+def fuse(
+    mixture: Path, data: Path, out: Path, pictures: Path | None, count: int, force: bool, **rest: Any
+) -> None:  # fmt: skip
     """Merge all experts of MIXTURE into one model without gates, each Gaussian dimmed by how far it is trusted.
 
     Prints scores on the held-out cameras, and of depth where the capture ships true depth.
@@ -46,7 +51,10 @@ def fuse(mixture: Path, data: Path, out: Path, pictures: Path | None, count: int
     from moegs.route.fuse import fuse as merge
     from moegs.train.views import sample_views
 
+    refuse_to_replace(out, force)
+    refuse_to_replace(pictures, force, "--pictures")
     mixed, scene = load_mixture(mixture), open_scene(data, rest)
+    warn_if_other_clip(mixed, scene)
     views = sample_views(scene, rest["views"], seed=rest["seed"])
     save_expert(merge(mixed, views, scaling=rest["scaling"]), out)
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ._outputs import force_option, refuse_to_replace
 from .train import key_value
 
 
@@ -21,7 +22,8 @@ from .train import key_value
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Expert's file, or folder for a mixture.")
 @click.option("--format", "kind", default="auto", show_default=True, help="Project that wrote it; told from its files.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="What the files do not hold.")
-def import_(path: Path, out: Path, kind: str, options: tuple[str, ...]) -> None:
+@force_option
+def import_(path: Path, out: Path, kind: str, options: tuple[str, ...], force: bool) -> None:
     """Read a checkpoint of one of the original projects from PATH and write it as ours.
 
     A mixture of MoE-GS becomes a mixture's folder. Nothing in the files is executed. An unknown option names those that
@@ -30,6 +32,7 @@ def import_(path: Path, out: Path, kind: str, options: tuple[str, ...]) -> None:
     from moegs.expert import Expert, save_expert
     from moegs.interop import load
 
+    refuse_to_replace(out, force)
     loaded: Any = load(path, kind, **dict(key_value("-o", entry) for entry in options))
     if isinstance(loaded, Expert):
         save_expert(loaded, out)

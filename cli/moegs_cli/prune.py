@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._models import warn_if_other_clip
+from ._outputs import force_option, refuse_to_replace
 from ._scenes import open_scene, scene_options
-from .train import refuse_to_overwrite
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 @click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios.")
 @click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@force_option
 @scene_options
-def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest: Any) -> None:
+def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force: bool, **rest: Any) -> None:
     """Drop the Gaussians that MIXTURE needs least, and show what that costs.
 
     Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
@@ -52,9 +54,10 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, **rest
     from moegs.route import load_mixture, save_mixture
     from moegs.train.views import sample_views
 
-    refuse_to_overwrite(out, resume=False)
+    refuse_to_replace(out, force)
     rest["ratios"] = _ratios(rest["ratios"])
     before, scene = load_mixture(mixture), open_scene(data, rest)
+    warn_if_other_clip(before, scene)
     views = sample_views(scene, rest["views"], seed=rest["seed"])
     pruned, report = _dropped(before, views, rest)
     pruned = _refitted(scene, pruned, rest, quiet)

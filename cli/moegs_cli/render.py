@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import is_mixture, open_model
+from ._models import is_mixture, open_model, warn_if_other_clip
+from ._outputs import force_option, refuse_to_replace
 from ._scenes import cameras_named, open_scene, scene_options
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
 @click.option("--count", type=click.IntRange(1), default=None, help="Pictures a camera, spread over the clip's time.")
 @click.option("--min-gate", type=float, default=None, metavar="G", help="Skip an expert where its gate is smaller.")
 @click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
+@force_option
 @scene_options
 def render(
     model: Path, data: Path, out: Path, what: str | None, camera: str, kind: str, fps: float | None, **rest: Any
@@ -53,10 +56,12 @@ def render(
     opened, scene = open_model(model), open_scene(data, rest)
     if rest["min_gate"] is not None and not is_mixture(model):
         raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
+    warn_if_other_clip(opened, scene)
     how = {"min_gate": rest["min_gate"], "backend": rest["backend"]}
     kinds = (what or ("mixture" if is_mixture(model) else "experts")).split(",")
     for name, shots in shots_of(scene, camera, rest["count"]).items():
-        written = _write(opened, scene, shots, out / name, (kinds, kind, fps or scene.fps, how))
+        sinks = _Sinks(out / name, kind, fps or scene.fps, rest["force"])
+        written = _write(opened, scene, shots, kinds, sinks, how)
         click.echo(f"{out / name}: {len(shots)} frames of {', '.join(written)}")
 
 
@@ -80,22 +85,37 @@ def _spiral(scene: Scene, count: int) -> list[tuple[Camera, float]]:
     return [(camera, i / count) for i, camera in enumerate(spiral(rig, count, focus=focus))]
 
 
+@dataclass(frozen=True)
+class _Sinks:
+    """Where pictures of one camera go: a folder of PNGs or an mp4 for each kind of picture."""
+
+    base: Path
+    kind: str
+    fps: float
+    force: bool
+
+    def open(self, name: str) -> AbstractContextManager[Any]:
+        from moegs.report import open_movie, open_pngs
+
+        path = self.base / (name if self.kind == "png" else f"{name}.mp4")
+        refuse_to_replace(path, self.force)
+        return open_pngs(path) if self.kind == "png" else open_movie(path, self.fps)
+
+
 def _write(
-    model: Any, scene: Scene, shots: list[tuple[Camera, float]], base: Path, how: tuple[list[str], str, float, dict[str, Any]]
+    model: Any, scene: Scene, shots: list[tuple[Camera, float]], kinds: list[str], sinks: _Sinks, how: dict[str, Any]
 ) -> list[str]:
     """Render the shots once and feed every kind of picture to its own folder or video; returns their names."""
     from rich.console import Console
     from rich.progress import track
 
-    from moegs.report import layers, open_movie, open_pngs
+    from moegs.report import layers
 
-    kinds, kind, fps, drawn = how
-    sinks: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     with ExitStack() as stack:
-        for camera, t in track(shots, base.name, console=Console(stderr=True), transient=True):
-            for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, **drawn).items():
-                if name not in sinks:
-                    sink = open_pngs(base / name) if kind == "png" else open_movie(base / f"{name}.mp4", fps)
-                    sinks[name] = stack.enter_context(sink)
-                sinks[name](picture)
-    return list(sinks)
+        for camera, t in track(shots, sinks.base.name, console=Console(stderr=True), transient=True):
+            for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, **how).items():
+                if name not in opened:
+                    opened[name] = stack.enter_context(sinks.open(name))
+                opened[name](picture)
+    return list(opened)

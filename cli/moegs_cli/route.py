@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import EXPERT_FILE, expert_file, warn_if_other_clip
+from ._outputs import refuse_to_overwrite
 from ._routers import router_options, with_router
 from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
-from .train import refuse_to_overwrite
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moegs.train import RouteConfig
 
 
-class _ExpertsSideBySide(click.Command):
+class ExpertsSideBySide(click.Command):
     """Takes ``--experts A B C`` for ``--experts A --experts B --experts C``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -37,7 +37,7 @@ def spread(args: list[str], option: str) -> list[str]:
 
 
 @click.command(
-    cls=_ExpertsSideBySide,
+    cls=ExpertsSideBySide,
     short_help="Train a router over experts and save the mixture.",
     epilog="\b\nExamples:\n"
     "  moegs route clip --experts runs/poly runs/keys --out runs/mix\n"
@@ -79,7 +79,7 @@ def route(
     experts = named_experts(paths)
     scene = open_scene(data, rest)
     for expert in experts.values():
-        warn_if_other_clip(expert.meta, scene)
+        warn_if_other_clip(expert, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
     config = with_router(replace(route_budget(budget), **given), rest)
     how = {"out": out, "resume": resume, "progress": not quiet}

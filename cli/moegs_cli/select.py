@@ -7,20 +7,15 @@ from typing import Any
 
 import click
 
+from ._models import warn_if_other_clip
+from ._outputs import force_option, refuse_to_replace
 from ._scenes import cameras_named, open_scene, scene_options
-from .route import named_experts, spread
-
-
-class _ExpertsSideBySide(click.Command):
-    """Takes ``--experts A B C`` for ``--experts A --experts B --experts C``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args, "--experts"))
+from .route import ExpertsSideBySide, named_experts
 
 
 @click.command(
     short_help="Rank subsets of experts by gain per millisecond.",
-    cls=_ExpertsSideBySide,
+    cls=ExpertsSideBySide,
     epilog="\b\nExamples:\n"
     "  moegs select clip --experts runs/poly runs/keys runs/planes\n"
     "  moegs select clip --experts runs/* --sizes 2,3,4 --steps 300 --json ranking.json",
@@ -38,8 +33,11 @@ class _ExpertsSideBySide(click.Command):
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the routers.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking here.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@force_option
 @scene_options
-def select(data: Path, paths: tuple[Path, ...], json_path: Path | None, quiet: bool, **rest: Any) -> None:
+def select(
+    data: Path, paths: tuple[Path, ...], json_path: Path | None, quiet: bool, force: bool, **rest: Any
+) -> None:  # fmt: skip
     """Rank subsets of trained experts by decibels gained per millisecond.
 
     Each subset gets a short router fit on some training cameras of the capture in DATA and is scored on the others; the
@@ -49,8 +47,11 @@ def select(data: Path, paths: tuple[Path, ...], json_path: Path | None, quiet: b
     from moegs.report import command_line, versions
     from moegs.train.select import SelectConfig, rank_subsets
 
+    refuse_to_replace(json_path, force, "--json")
     sizes = _numbers(rest["sizes"])
     experts, scene = named_experts(paths), open_scene(data, rest)
+    for expert in experts.values():
+        warn_if_other_clip(expert, scene)
     config = SelectConfig(sizes, rest["validation"], rest["every"], steps=rest["steps"], seed=rest["seed"])
     ranked = rank_subsets(
         scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import EXPERT_FILE
+from ._outputs import refuse_to_overwrite
 from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
 
 if TYPE_CHECKING:
@@ -82,19 +83,6 @@ def _cameras(
         raise ConfigError("--leave-out: give either --views or --leave-out.")
     experts, router = stacking_cameras(scene, leave_out, "--leave-out")
     return experts, {"left_out": [scene.camera_names[i] for i in router]}
-
-
-def refuse_to_overwrite(out: Path, resume: bool) -> None:
-    """A run that is there already is only touched by ``--resume``.
-
-    Raises:
-        ConfigError: OUT holds a run and ``--resume`` was not given.
-    """
-    from moegs.errors import ConfigError
-
-    taken = [name for name in ("checkpoint.safetensors", EXPERT_FILE, "manifest.json") if (out / name).exists()]
-    if taken and not resume:
-        raise ConfigError(f"--out: {out} holds {taken[0]} already; add --resume to go on, or name another folder.")
 
 
 def with_settings(prior: Prior, settings: tuple[str, ...]) -> Prior:
