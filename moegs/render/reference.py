@@ -12,12 +12,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from moegs.render._finite import check_finite
 from moegs.render.projection import Projected, project
 from moegs.render.types import ALPHA_MAX, ALPHA_MIN, TILE, TRANSMITTANCE_MIN, RasterInputs, RasterOutputs
 
 
 def rasterize_reference(inputs: RasterInputs) -> RasterOutputs:
-    """Backend function: every group is rendered on its own, one after the other."""
+    """Backend function: every group is rendered on its own, one after the other.
+
+    Raises:
+        ShapeError: an input is not finite; the message says which, and where first.
+    """
+    check_finite(inputs)
     if inputs.groups is None:
         return _one_group(inputs)
     parts = [_one_group(_only(inputs, g)) for g in range(inputs.n_groups)]

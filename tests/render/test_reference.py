@@ -175,3 +175,25 @@ def test_bad_requests_name_the_argument():
         rasterize(gaussians, cam, background=[1.0, 2.0])
     with pytest.raises(ShapeError, match="opacities"):
         rasterize(replace(gaussians, opacities=gaussians.opacities.double()), cam)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("field", ["means", "quats", "scales", "opacities", "sh", "covars", "features"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_both_backends_refuse_what_is_not_finite_in_the_same_words(backend, field, value):
+    if backend == "native":
+        pytest.importorskip("moegs.render.native._native", reason="the kernels are not built")
+    drawn = random_gaussians(30, 4)
+    drawn = replace(drawn, means=drawn.means.abs() * 0.1 + torch.tensor([0, 0, 2.0]))
+    if field == "covars":
+        drawn = replace(drawn, covars=covariances(drawn), quats=None, scales=None)
+    features = torch.zeros(30, 2)
+    (features if field == "features" else getattr(drawn, field))[17].fill_(value)
+    with pytest.raises(ShapeError, match=rf"^{field}: expected finite values, got -?(nan|inf) at index \[17"):
+        rasterize(drawn, camera(), features=features, backend=backend)
+
+
+@pytest.mark.parametrize("change", [{"viewmat": torch.full((4, 4), torch.nan)}, {"K": torch.zeros(3, 3)}])
+def test_a_camera_without_meaning_is_refused(change):
+    with pytest.raises(ShapeError, match="camera: expected finite matrices and non-zero focal lengths"):
+        rasterize(random_gaussians(5, 4), replace(camera(), **change), backend="reference")

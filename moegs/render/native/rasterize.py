@@ -6,7 +6,6 @@ sort, tile lists and compositing, with gradients to all of it. The readable twin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from moegs.errors import BackendError, ShapeError
 from moegs.gaussians.container import Gaussians
+from moegs.render._finite import NAMES, check_camera, complain
 from moegs.render.camera import Camera
 from moegs.render.native import library, threads
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
@@ -179,8 +179,7 @@ def _camera_numbers(frame: _Frame, viewmat: Tensor) -> list[float]:
     numbers = [*v[0][:3], *v[1][:3], *v[2][:3], v[0][3], v[1][3], v[2][3]]
     numbers += [-sum(v[j][i] * v[j][3] for j in range(3)) for i in range(3)]
     numbers += [k[0][0], k[1][1], k[0][2], k[1][2]]
-    if not all(map(math.isfinite, numbers)) or k[0][0] == 0 or k[1][1] == 0:
-        raise ShapeError(f"camera: expected finite matrices and non-zero focal lengths, got viewmat {v} and K {k}.")
+    check_camera(v, k)
     return numbers
 
 
@@ -201,12 +200,7 @@ def _call(frame: _Frame, x: _Inputs) -> Any:
 
 def _complain(x: _Inputs) -> None:
     """Say which input is not finite, and where first."""
-    for name in ("means", "quats", "scales", "covars", "opacities", "sh", "features"):
-        value = getattr(x, name)
-        if value is None or bool(value.isfinite().all()):
-            continue
-        where = tuple(torch.nonzero(~value.isfinite())[0].tolist())
-        raise ShapeError(f"{name}: expected finite values, got {value[where].item()} at index {list(where)}.")
+    complain({name: getattr(x, name) for name in NAMES})
     raise ShapeError("native: an input is not finite.")
 
 
