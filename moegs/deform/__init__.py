@@ -1,6 +1,7 @@
 """Motion priors: raw parameters and a time in, Gaussians out."""
 
 from moegs.deform._init import base_params
+from moegs.deform._planes import check_planes, sample_planes
 from moegs.deform.embedding import Embedding
 from moegs.deform.fused import Fused
 from moegs.deform.hexplane import HexPlane
@@ -19,9 +20,11 @@ __all__ = [
     "Reformulation",
     "Schedule",
     "base_params",
+    "check_planes",
     "from_config",
     "get",
     "names",
     "register",
+    "sample_planes",
     "to_config",
 ]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from moegs.errors import FormatError, ShapeError
 from moegs.gaussians import quaternions
-from moegs.gaussians._ply import expect_names, read_vertices, write_vertices
 from moegs.gaussians.container import Gaussians, covariances
+from moegs.gaussians.vertices import expect_names, read_vertices, write_vertices
 
 OPACITY_MARGIN = 1e-7  # opacities of exactly 0 or 1 have no finite logit
 SCALE_MIN = 1e-20

@@ -14,9 +14,9 @@ from torch import Tensor
 from moegs.deform.prior import Prior
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
-from moegs.gaussians._ply import expect_names, read_vertices
 from moegs.gaussians.params import Params
 from moegs.gaussians.ply import columns_of, inria_names, numbered, read_rest, rest_columns, rest_count, stack
+from moegs.gaussians.vertices import expect_names, read_vertices
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
 from moegs.io import atomic_write

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moegs.errors import FormatError
-from moegs.gaussians._ply import read_header
+from moegs.gaussians.vertices import read_header
 from moegs.interop._files import Run
 from moegs.interop._tensors import load_tensors
 

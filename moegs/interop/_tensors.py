@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
+import pickle  # for its table of instructions: what is walked with it calls nothing that the file names
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass

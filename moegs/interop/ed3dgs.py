@@ -12,9 +12,9 @@ from torch import Tensor
 from moegs.deform.embedding import STAGES, Embedding
 from moegs.errors import FormatError
 from moegs.expert import Expert
-from moegs.gaussians._ply import write_vertices
 from moegs.gaussians.params import Params
 from moegs.gaussians.ply import columns_of, numbered, stack
+from moegs.gaussians.vertices import write_vertices
 from moegs.interop import _canonical as common
 from moegs.interop import _networks as networks
 from moegs.interop._cfg_args import Config

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moegs.deform._planes import check_planes
+from moegs.deform import check_planes
 from moegs.deform.hexplane import HexPlane
 from moegs.errors import FormatError, ShapeError
 from moegs.expert import Expert
-from moegs.gaussians._ply import write_vertices
 from moegs.gaussians.params import Params, count
+from moegs.gaussians.vertices import write_vertices
 from moegs.interop import _canonical as common
 from moegs.interop import _networks as networks
 from moegs.interop._cfg_args import Config

@@ -14,8 +14,8 @@ from torch import Tensor
 from moegs.deform.interpolation import LINEAR, SPLINE
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
-from moegs.gaussians._ply import read_vertices
 from moegs.gaussians.ply import stack
+from moegs.gaussians.vertices import read_vertices
 from moegs.interop import ed3dgs, ex4dgs, four_d_gaussians, spacetime
 from moegs.interop._canonical import ROUTER_NAMES, WHITE
 from moegs.interop._cfg_args import Config

@@ -18,9 +18,9 @@ from moegs.deform.polynomial import Polynomial
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
 from moegs.gaussians import harmonics
-from moegs.gaussians._ply import expect_names, write_vertices
 from moegs.gaussians.params import Params
 from moegs.gaussians.ply import columns_of, numbered, read_rest, rest_columns, rest_count, stack
+from moegs.gaussians.vertices import expect_names, write_vertices
 from moegs.interop import _canonical as common
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, load_state

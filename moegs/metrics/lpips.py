@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
 from moegs.errors import BackendError, ConfigError, FormatError, ShapeError
-from moegs.metrics._check import same_images
+from moegs.metrics.check import same_images
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)

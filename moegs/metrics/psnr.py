@@ -7,7 +7,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.metrics._check import same_images
+from moegs.metrics.check import same_images
 
 
 def psnr(image: Float[Tensor, "h w c"], target: Float[Tensor, "h w c"]) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from moegs.errors import ConfigError, ShapeError
-from moegs.metrics._check import same_images
+from moegs.metrics.check import same_images
 from moegs.render.native import ssim as native
 
 WINDOW = 11  # taps of the Gaussian window, per axis

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.errors import ConfigError
-from moegs.metrics._check import same_images
+from moegs.metrics.check import same_images
 from moegs.metrics.ssim import ssim_inria
 from moegs.render.native import ssim as native
 

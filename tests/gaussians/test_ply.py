@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moegs.errors import FormatError, MoegsError, ShapeError
-from moegs.gaussians._ply import HEADER_LIMIT, read_header, read_vertices, write_vertices
 from moegs.gaussians.container import Gaussians, covariances
 from moegs.gaussians.ply import inria_names, read_ply, write_ply
 from moegs.gaussians.quaternions import normalize
+from moegs.gaussians.vertices import HEADER_LIMIT, read_header, read_vertices, write_vertices
 
 
 def gaussians(n: int = 3, k: int = 4, seed: int = 0) -> Gaussians:

@@ -16,7 +16,7 @@ from moegs import interop
 from moegs.deform.polynomial import Polynomial
 from moegs.errors import ConfigError, FormatError, MoegsError
 from moegs.expert import Expert
-from moegs.gaussians._ply import read_vertices, write_vertices
+from moegs.gaussians.vertices import read_vertices, write_vertices
 from moegs.interop import _detect
 from moegs.interop._files import find_run
 from tests.interop.models import ORIGINALS, expert, run_of
