@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moegs._expert_file import check_params, read_header
 from moegs.deform import prior as priors
-from moegs.errors import FormatError
+from moegs.errors import FormatError, ShapeError
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params, count
 from moegs.io import atomic_write
@@ -136,7 +136,13 @@ def render_expert(
 
 
 def finish(expert: Expert, render: Render, camera: Camera) -> Render:
-    """Apply an expert's colour decoder to its splatted features, if it has one."""
+    """Apply an expert's colour decoder to its splatted features, if it has one.
+
+    Raises:
+        ShapeError: it has one and the render has no features.
+    """
     if expert.decoder is None:
         return render
+    if render.features is None:
+        raise ShapeError(f"expert: its {expert.decoder!r} decoder needs splatted features, this render has none.")
     return replace(render, color=expert.decode(render.features, rays(camera).to(render.features)))

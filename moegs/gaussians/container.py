@@ -105,8 +105,9 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
 
 
 def _joint_shape(parts: Sequence[Gaussians]) -> dict[str, Tensor]:
-    if all(p.covars is None for p in parts):
-        return {"quats": torch.cat([p.quats for p in parts]), "scales": torch.cat([p.scales for p in parts])}
+    turned = [(p.quats, p.scales) for p in parts if p.quats is not None and p.scales is not None]
+    if len(turned) == len(parts):
+        return {"quats": torch.cat([q for q, _ in turned]), "scales": torch.cat([s for _, s in turned])}
     return {"covars": torch.cat([covariances(p) for p in parts])}
 
 
@@ -116,6 +117,7 @@ def covariances(gaussians: Gaussians) -> Float[Tensor, "n 3 3"]:
 
     if gaussians.covars is not None:
         return gaussians.covars
+    assert gaussians.quats is not None and gaussians.scales is not None  # one of the two is always there
     return covariance(gaussians.quats, gaussians.scales)
 
 

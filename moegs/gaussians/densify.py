@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from moegs.gaussians.container import Gaussians
+from moegs.gaussians.container import Gaussians, covariances
 from moegs.gaussians.params import Params, count, join, population_of, populations, take
 from moegs.gaussians.quaternions import to_matrix
 
@@ -123,15 +123,15 @@ def sizes(now: Gaussians) -> Float[Tensor, "n"]:
     """Largest standard deviation of each Gaussian in world units."""
     if now.scales is not None:
         return now.scales.amax(-1)
-    return now.covars.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(0.0).sqrt()
+    return covariances(now).diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(0.0).sqrt()
 
 
 def sample_offsets(now: Gaussians, generator: torch.Generator | None = None) -> Float[Tensor, "n 3"]:
     """One random displacement from each Gaussian's own distribution."""
     noise = torch.randn(len(now), 3, generator=generator).to(now.means)
-    if now.scales is not None:
+    if now.scales is not None and now.quats is not None:
         return (to_matrix(now.quats) @ (now.scales * noise)[..., None]).squeeze(-1)
-    values, vectors = torch.linalg.eigh(now.covars)
+    values, vectors = torch.linalg.eigh(covariances(now))
     return (vectors @ (values.clamp_min(0.0).sqrt() * noise)[..., None]).squeeze(-1)
 
 
@@ -152,4 +152,4 @@ def cap_opacity(params: Params, ceiling: float) -> Params:
 
 def _take_rows(params: Params, mask: Tensor) -> Lineage:
     index = {(f"gaussian.{p}.row" if p else "gaussian.row"): r for p, r in rows(params).items()}
-    return {population_of(name): value for name, value in take(index, mask.cpu()).items()}
+    return {population_of(name) or "": value for name, value in take(index, mask.cpu()).items()}

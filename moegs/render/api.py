@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -102,10 +103,9 @@ def rasterize(
     )
     name = backends.choose(gaussians.means.device, gaussians.means.dtype) if backend == "auto" else backend
     out = backends.resolve(name)(inputs)
-    squeeze = (lambda x: x) if groups is not None else (lambda x: None if x is None else x[0])
-    return Render(
-        squeeze(out.color), squeeze(out.depth), squeeze(out.alpha), squeeze(out.features), out.radii, name
-    )
+    first: Any = ... if groups is not None else 0
+    shown = None if out.features is None else out.features[first]
+    return Render(out.color[first], out.depth[first], out.alpha[first], shown, out.radii, name)
 
 
 def splat(
@@ -134,6 +134,7 @@ def splat(
         1.426
     """
     render = rasterize(gaussians, camera, features=values, options=options, backend=backend)
+    assert render.features is not None  # as they were given
     if background == 0.0:
         return render.features
     return render.features + background * (1 - render.alpha)[..., None]

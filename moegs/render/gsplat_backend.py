@@ -70,7 +70,7 @@ def _import_kernels(inputs: RasterInputs):
 
 def _project(kernels, inputs: RasterInputs) -> _Packed:
     """Project, once for every distinct set of raster options."""
-    if len(set(inputs.options)) == 1:
+    if len(set(inputs.options)) == 1 or inputs.groups is None:
         everything = torch.arange(len(inputs.gaussians), device=inputs.gaussians.means.device)
         return _project_some(kernels, inputs, everything, inputs.options[0])
     parts = []

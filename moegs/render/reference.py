@@ -34,12 +34,13 @@ def rasterize_reference(inputs: RasterInputs) -> RasterOutputs:
         color=torch.cat([p.color for p in parts]),
         depth=torch.cat([p.depth for p in parts]),
         alpha=torch.cat([p.alpha for p in parts]),
-        features=None if inputs.features is None else torch.cat([p.features for p in parts]),
+        features=None if inputs.features is None else torch.cat([p.features for p in parts if p.features is not None]),
         radii=radii,
     )
 
 
 def _only(inputs: RasterInputs, group: int) -> RasterInputs:
+    assert inputs.groups is not None
     mask = inputs.groups == group
     return replace(
         inputs,

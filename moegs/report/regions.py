@@ -89,11 +89,11 @@ def error_maps(
     experts: Sequence[Expert], scene: Scene, camera: int, *, backend: str = "auto"
 ) -> Float[Tensor, "k h w"]:
     """Squared error of each expert at every pixel of a camera, mean over channels and frames."""
-    total = None
+    view = scene.cameras[camera]
+    total = torch.zeros(len(experts), view.height, view.width)
     for frame in range(scene.n_frames):
         images = render_experts(experts, scene.cameras[camera], scene.time(frame), backend=backend).color
-        errors = (images.clamp(0, 1) - scene.image(camera, frame)).square().mean(-1)
-        total = errors if total is None else total + errors
+        total += (images.clamp(0, 1) - scene.image(camera, frame)).square().mean(-1)
     return total / scene.n_frames
 
 

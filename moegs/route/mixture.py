@@ -115,7 +115,7 @@ def _decoded(experts: Sequence[Expert], render: Render, camera: Camera, n_extra:
         finish(e, replace(render, color=render.color[k], features=None if own is None else own[k]), camera).color
         for k, e in enumerate(experts)
     ]
-    extra = None if n_extra == 0 else render.features[..., :n_extra]
+    extra = None if n_extra == 0 or render.features is None else render.features[..., :n_extra]
     return replace(render, color=torch.stack(colors), features=extra)
 
 

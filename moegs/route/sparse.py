@@ -34,7 +34,7 @@ class SparseRender(MixtureRender):
     @property
     def share(self) -> float:
         """Fraction of all (expert, tile) pairs that were drawn."""
-        return float(self.tiles.float().mean())
+        return 1.0 if self.tiles is None else float(self.tiles.float().mean())
 
 
 def render_sparse(

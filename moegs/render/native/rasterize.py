@@ -122,7 +122,8 @@ def _tensors(inputs: RasterInputs) -> _Inputs:
         "means": g.means, "quats": g.quats, "scales": g.scales, "covars": g.covars, "opacities": g.opacities, "sh": g.sh,
         "features": inputs.features, "probe": inputs.probe, "viewmat": inputs.camera.viewmat, "background": inputs.background,
     }  # fmt: skip
-    return _Inputs(**{name: _plain(name, value) for name, value in given.items()})
+    plain: dict[str, Any] = {name: _plain(name, value) for name, value in given.items()}
+    return _Inputs(**plain)
 
 
 def _plain(name: str, value: Tensor | None) -> Tensor | None:
@@ -205,12 +206,12 @@ def _complain(x: _Inputs) -> None:
 
 
 def _empty_like(wanted: Sequence[bool], x: _Inputs) -> list[Tensor | None]:
-    return [torch.empty_like(t) if w else None for w, t in zip(wanted, x, strict=True)]
+    return [torch.empty_like(t) if w and t is not None else None for w, t in zip(wanted, x, strict=True)]
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, frame: _Frame, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, frame: _Frame, *tensors: Any) -> tuple[Tensor | None, ...]:
         x = _Inputs(*tensors)
         size = (len(frame.options), frame.height, frame.width)
         color, depth, alpha = (torch.empty(*size, *c) for c in ((3,), (), ()))
@@ -245,7 +246,7 @@ class _Rasterize(torch.autograd.Function):
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, frame: _Frame, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, frame: _Frame, *tensors: Any) -> tuple[Tensor, ...]:
         x = _Inputs(*tensors)
         n = len(x.means)
         out = [torch.empty(n, 2), torch.empty(n, 3), torch.empty(n), torch.empty(n, 3), torch.empty(n), torch.empty(n, 2)]

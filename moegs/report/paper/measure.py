@@ -103,7 +103,7 @@ def separate_renderer(mixture: Mixture) -> Renderer:
         parts = [None] * len(counts) if features is None else features.split(counts)
         each = [render_experts([e], camera, t, f) for e, f in zip(mixture.experts.values(), parts, strict=True)]
         images, alphas = torch.cat([r.color for r in each]), torch.cat([r.alpha for r in each])
-        maps = None if features is None else torch.cat([r.features for r in each])
+        maps = None if features is None else torch.cat([r.features for r in each if r.features is not None])
         return blend(images, mixture.router.gates(maps, images, alphas, camera, t))
 
     return render
