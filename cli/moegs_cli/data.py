@@ -1,4 +1,4 @@
-"""``moegs data``: make a synthetic capture, or look for what is wrong with one."""
+"""``moegs data``: make a synthetic capture, look for what is wrong with one, or clear the cache of decoded frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Make and check captures (multi-view clips)."""
+    """Make and check captures (multi-view clips), clear their decoded frames."""
 
 
 @data.command(epilog="\b\nExample:\n  moegs data synth clip --cameras 8 --frames 12 --size 128x96")
@@ -56,6 +56,27 @@ def check(folder: Path, decode: bool, as_json: bool) -> None:
     else:
         _print(findings)
     raise SystemExit(1 if any(f.severity == "error" for f in findings) else 0)
+
+
+@data.command(epilog="\b\nExamples:\n  moegs data cache\n  moegs data cache --clear")
+@click.option(
+    "--frame-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
+    help="Another folder than $XDG_CACHE_HOME/moegs/frames.",
+)
+@click.option("--clear", is_flag=True, help="Delete them; not while something trains on them.")
+def cache(frame_cache: Path | None, clear: bool) -> None:
+    """Say where decoded frames are kept and how much they take, or delete them.
+
+    Nothing else deletes them. What is missing is decoded again from the capture.
+    """
+    from moegs.data.frames import cached_files, default_cache
+
+    files = cached_files(frame_cache)
+    size = sum(file.stat().st_size for file in files)
+    for file in files if clear else ():
+        file.unlink(missing_ok=True)
+    done = "deleted" if clear else "in use by decoded frames"
+    click.echo(f"{frame_cache or default_cache()}: {len(files)} files, {size / 2**20:.0f} MiB {done}")
 
 
 def _print(findings: list[Finding]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from moegs.data.findings import CaptureError
 from moegs.io import atomic_write
 
 _VERSION = "1"  # part of every key: raise it when the pixels in a cache file change meaning
+_CACHED = re.compile(r"\.?.+-[0-9a-f]{24}\.npy(\.[0-9a-f]{12}\.part)?")
+_ABANDONED = 3600.0  # seconds after which nobody writes to an unfinished file any more
 Size = tuple[int, int]
 
 
@@ -105,6 +109,16 @@ class Clip:
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/moegs/frames``, or under ``~/.cache`` where that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moegs" / "frames"
+
+
+def cached_files(cache_dir: str | Path | None = None) -> list[Path]:
+    """Files that :func:`store` keeps in a folder (:func:`default_cache` if None), and what it left when it was killed.
+
+    They may be deleted at any time that nothing reads them: what is missing is decoded again.
+    """
+    folder = Path(cache_dir) if cache_dir is not None else default_cache()
+    found = [p for p in folder.iterdir() if _CACHED.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(p for p in found if p.suffix == ".npy" or time.time() - p.stat().st_mtime > _ABANDONED)
 
 
 def store(

@@ -69,3 +69,14 @@ def test_a_renamed_clip_is_the_same_clip(cli, clip, cache, experts, tmp_path):
     assert load_expert(experts["polynomial"] / "expert.safetensors").meta["scene"] == "clip"
     result = cli("eval", experts["polynomial"], tmp_path / "renamed", "--every", 4, "--frame-cache", cache)
     assert "warning" not in result.stderr
+
+
+def test_the_cache_of_frames_is_told_and_cleared(cli, clip, experts, tmp_path):
+    kept = tmp_path / "frames"
+    (tmp_path / "frames").mkdir()
+    (kept / "mine.npy").write_bytes(b"mine")
+    cli("eval", experts["polynomial"], clip, "--every", 4, "--frame-cache", kept)
+    assert f"{kept}: 4 files" in cli("data", "cache", "--frame-cache", kept).output
+    assert "4 files" in cli("data", "cache", "--frame-cache", kept, "--clear").output
+    assert [p.name for p in kept.iterdir()] == ["mine.npy"]
+    assert "0 files" in cli("data", "cache", "--frame-cache", kept).output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,3 +144,18 @@ def test_the_default_cache_follows_the_environment(monkeypatch, tmp_path):
     assert frames.default_cache() == tmp_path / "moegs" / "frames"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert frames.default_cache() == Path.home() / ".cache" / "moegs" / "frames"
+
+
+def test_the_cache_knows_its_own_files_alone(cache):
+    source = Source()
+    kept = frames.store([source], Clip(0, 4), cache).paths[0]
+    (cache / "notes.npy").write_bytes(b"mine")
+    busy = kept.with_name(f".{kept.name}.{'0' * 12}.part")
+    killed = kept.with_name(f".{kept.name}.{'1' * 12}.part")
+    for unfinished in (busy, killed):
+        unfinished.write_bytes(b"half")
+    os.utime(killed, (0, 0))
+    assert frames.cached_files(cache) == sorted([kept, killed])
+    kept.unlink()
+    np.testing.assert_array_equal(frames.store([source], Clip(0, 4), cache).pixels(0, 1), source.picture(1))
+    assert frames.cached_files(cache / "nowhere") == []
