@@ -38,6 +38,8 @@ clean:
 	rm -rf .venv build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v[:2] < (3, 11) and \
+	  "moegs needs Python 3.11 or newer, %s is %d.%d; name another: make PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	$(PYTHON) -m venv .venv || ($(PYTHON) -m pip install virtualenv && $(PYTHON) -m virtualenv .venv)
 
 # Built in the environment itself, with pinned build tools: what was compiled once is not compiled again.
