@@ -57,7 +57,7 @@ def compare(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) 
     """The table's rows, and who wins where on the first held-out camera."""
     camera, rows, curves = scene.test[0], {}, {}
     for name, one in experts.items():
-        scores = train.evaluate(train.expert_renderer(one), scene)
+        scores = train.evaluate(train.expert_renderer(one), scene, progress=True)
         file = args.out / "experts" / name / "expert.safetensors"
         rows[name] = report.model_row(scores, one, file, one.meta["train_seconds"])
         curves[name] = [frame.psnr for frame in scores.frames[: scene.n_frames]]

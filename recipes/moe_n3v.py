@@ -80,9 +80,9 @@ def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
     folder = args.out / "mixture"
     rows = {}
     for name, one in mixture.experts.items():
-        scores, file = train.evaluate(train.expert_renderer(one), scene), folder / f"experts/{name}.safetensors"
-        rows[name] = report.model_row(scores, one, file, one.meta["train_seconds"])
-    whole = train.evaluate(train.mixture_renderer(mixture), scene)
+        scores = train.evaluate(train.expert_renderer(one), scene, progress=True)
+        rows[name] = report.model_row(scores, one, folder / f"experts/{name}.safetensors", one.meta["train_seconds"])
+    whole = train.evaluate(train.mixture_renderer(mixture), scene, progress=True)
     rendered = render_mixture(mixture, scene.cameras[scene.test[0]], 0.0)
     return {
         **report.run_header(scene, rendered.backend),

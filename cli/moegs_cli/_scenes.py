@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from moegs.data import Scene
+    from moegs.data import Scene, View
+    from moegs.train.views import ViewSample
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +43,26 @@ def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
         path, scale=clip["scale"], start=clip["start"], frames=clip["frames"], test=held_out,
         cache_dir=clip["frame_cache"],
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Views to go through any number of times, each with a bar on stderr when it takes more than two seconds."""
+
+    views: ViewSample
+    title: str
+    enabled: bool = True
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[View]:
+        from moegs.data._progress import progress_bar
+
+        with progress_bar(self.title, len(self.views), self.enabled) as advance:
+            for view in self.views:
+                yield view
+                advance()
 
 
 def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:

@@ -72,7 +72,7 @@ def distill(
         save_expert(retrain(teacher, scene, into, config, out=out / "retrained", **how), files["retrained"])
     if student.expert is not None:
         files = {"before": mixture / "experts" / f"{student.expert}.safetensors"} | files
-    _show(teacher, mixture, scene, files, out)
+    _show(teacher, mixture, scene, files, out, not quiet)
 
 
 def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) -> DistillConfig:
@@ -87,7 +87,7 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
     return DistillConfig(options["weight"], fit)
 
 
-def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path) -> None:
+def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path, progress: bool) -> None:
     """The table, and the same as JSON."""
     from moegs.expert import load_expert
     from moegs.io import write_json
@@ -95,9 +95,9 @@ def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], 
     from moegs.train import evaluate, expert_renderer, mixture_renderer
 
     def row(expert: Expert, path: Path) -> dict[str, Any]:
-        return model_row(evaluate(expert_renderer(expert), scene), expert, path)
+        return model_row(evaluate(expert_renderer(expert), scene, progress=progress), expert, path)
 
     rows = {name: row(load_expert(path), path) for name, path in files.items()}
-    rows["mixture"] = model_row(evaluate(mixture_renderer(teacher), scene), teacher, folder)
+    rows["mixture"] = model_row(evaluate(mixture_renderer(teacher), scene, progress=progress), teacher, folder)
     print_table(f"{scene.name}, held-out cameras", rows)
     write_json(out / "distill.json", {"command": command_line(), "versions": versions(), "models": rows})

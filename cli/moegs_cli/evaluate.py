@@ -51,7 +51,7 @@ def evaluate(
     if rest["min_gate"] is not None and not is_mixture(model):
         raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
     scene = open_scene(data, rest)
-    how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every}
+    how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every, "progress": True}
     rows = _rows(model, scene, how | {"perceptual": _perceptual(lpips)}, rest)
     if as_json:
         head = {"scene": scene.name, "protocol": PROTOCOL, "command": command_line(), "versions": versions()}
@@ -100,7 +100,7 @@ def _expert_rows(mixture: Mixture, path: Path, scene: Scene, how: dict[str, Any]
     for name, expert in mixture.experts.items():
         scores = measure(expert_renderer(expert, backend), scene, **how)
         rows[name] = model_row(scores, expert, path / "experts" / f"{name}.safetensors")
-    found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend)
+    found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend, progress=True)
     return rows | {name: score_row(scores) for name, scores in found.items()}
 
 
@@ -114,5 +114,6 @@ def _sparse_row(
 
     gate, backend = options["min_gate"], options["backend"]
     scores = measure(sparse_renderer(mixture, gate, backend), scene, **how)
-    error = sparse_error(mixture, scene, gate, how["cameras"], every=how["every"], backend=backend)
+    again = {"every": how["every"], "backend": backend, "progress": True}
+    error = sparse_error(mixture, scene, gate, how["cameras"], **again)
     return {f"gates from {gate:g}": model_row(scores, mixture, path) | error}

@@ -9,7 +9,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, refuse_to_replace
-from ._scenes import open_scene, scene_options
+from ._scenes import Watched, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -55,7 +55,7 @@ def fuse(
     refuse_to_replace(pictures, force, "--pictures")
     mixed, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(mixed, scene)
-    views = sample_views(scene, rest["views"], seed=rest["seed"])
+    views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "how far each Gaussian is trusted")
     save_expert(merge(mixed, views, scaling=rest["scaling"]), out)
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}
     models = mixed.experts | {"fused": load_expert(out)}
@@ -73,7 +73,8 @@ def _show(
     from moegs.train import evaluate, expert_renderer
 
     every = options["every"]
-    rows = {n: model_row(evaluate(expert_renderer(m), scene, every=every), m, files[n]) for n, m in models.items()}
+    scores = {n: evaluate(expert_renderer(m), scene, every=every, progress=True) for n, m in models.items()}
+    rows = {name: model_row(found, models[name], files[name]) for name, found in scores.items()}
     print_table(f"{scene.name}, held-out cameras", rows)
     for name, model in models.items() if has_depth(data) else ():
         found = score_depth(model, scene, data, every=every, start=options["start"])

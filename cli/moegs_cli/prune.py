@@ -9,13 +9,12 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, refuse_to_replace
-from ._scenes import open_scene, scene_options
+from ._scenes import Watched, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
     from moegs.prune import PruneReport
     from moegs.route import Mixture
-    from moegs.train.views import ViewSample
 
 
 @click.command(
@@ -58,16 +57,16 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force:
     rest["ratios"] = _ratios(rest["ratios"])
     before, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(before, scene)
-    views = sample_views(scene, rest["views"], seed=rest["seed"])
+    views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "scoring Gaussians", not quiet)
     pruned, report = _dropped(before, views, rest)
     pruned = _refitted(scene, pruned, rest, quiet)
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
-    _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest, out)
+    _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest | {"quiet": quiet}, out)
     if curve:
         _curve(before, scene, views, rest, out, quiet)
 
 
-def _dropped(mixture: Mixture, views: ViewSample, options: dict[str, Any]) -> tuple[Mixture, PruneReport]:
+def _dropped(mixture: Mixture, views: Watched, options: dict[str, Any]) -> tuple[Mixture, PruneReport]:
     from moegs.errors import ConfigError
     from moegs.prune import criterion, prune_in_rounds
     from moegs.prune import prune as drop
@@ -95,8 +94,9 @@ def _show(
     from moegs.report import command_line, model_row, print_table, versions
     from moegs.train import evaluate, mixture_renderer
 
+    how = {"every": options["every"], "progress": not options["quiet"]}
     rows = {
-        name: model_row(evaluate(mixture_renderer(model), scene, every=options["every"]), model, path)
+        name: model_row(evaluate(mixture_renderer(model), scene, **how), model, path)
         for name, (model, path) in models.items()
     }
     print_table(f"{scene.name}, held-out cameras", rows)
@@ -109,7 +109,7 @@ def _show(
 
 
 def _curve(
-    mixture: Mixture, scene: Scene, views: ViewSample, options: dict[str, Any], out: Path, quiet: bool
+    mixture: Mixture, scene: Scene, views: Watched, options: dict[str, Any], out: Path, quiet: bool
 ) -> None:  # fmt: skip
     from moegs.prune import pruning_curve, write_curve
     from moegs.report import command_line, versions

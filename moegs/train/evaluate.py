@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
 from moegs.data import Scene
+from moegs.data._progress import progress_bar
 from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
 from moegs.metrics import FrameScores, score, summarise, time_frames
@@ -66,7 +66,7 @@ def evaluate(
         every: score each ``every``-th frame.
         timed: frames to time after the scores, on the first of the cameras.
         perceptual: an LPIPS distance, see :func:`moegs.metrics.load_lpips`; not computed by default.
-        progress: show a bar.
+        progress: show a bar on stderr when it takes more than two seconds.
 
     Raises:
         ConfigError: there is no camera to score, or ``every`` is less than one.
@@ -78,9 +78,11 @@ def evaluate(
         raise ConfigError(f"evaluate: expected every of at least 1, got {every}.")
     views = [(c, f) for c in chosen for f in range(0, scene.n_frames, every)]
     scores = []
-    for camera, frame in track(views, "evaluating", disable=not progress, transient=True):
-        image = renderer(scene.cameras[camera], scene.time(frame))
-        scores.append(score(image, scene.image(camera, frame), perceptual))
+    with progress_bar("evaluating", len(views), progress) as advance:
+        for camera, frame in views:
+            image = renderer(scene.cameras[camera], scene.time(frame))
+            scores.append(score(image, scene.image(camera, frame), perceptual))
+            advance()
     speed = time_frames(
         lambda i: renderer(scene.cameras[chosen[0]], scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1)
     )
