@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from moegs.data.synth import synthesize
@@ -65,7 +67,7 @@ def test_commands_warn_of_another_clip(cli, clip, other, cache, mixture, experts
 
 
 def test_a_renamed_clip_is_the_same_clip(cli, clip, cache, experts, tmp_path):
-    (tmp_path / "renamed").symlink_to(clip)
+    shutil.copytree(clip, tmp_path / "renamed")
     assert load_expert(experts["polynomial"] / "expert.safetensors").meta["scene"] == "clip"
     result = cli("eval", experts["polynomial"], tmp_path / "renamed", "--every", 4, "--frame-cache", cache)
     assert "warning" not in result.stderr
