@@ -262,7 +262,8 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
             with torch.device("meta"):  # the file says how large, and may lie
                 router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
             state = {k: file.get_tensor(k).clone().to(torch.float32) for k in file.keys()}  # noqa: SIM118
-            router.load_state_dict(state, assign=True)
+            empty = {k: torch.zeros(v.shape) for k, v in router.state_dict().items() if not v.numel()}
+            router.load_state_dict(empty | state, assign=True)  # older files lack tensors that their settings leave empty
     except Exception as error:  # strange configurations and tensors fail in every way there is
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise FormatError(f"{path}: not a readable router ({reason}).") from None

@@ -20,6 +20,7 @@ from moegs.gaussians import PointCloud
 from moegs.render import RasterOptions
 from moegs.route import (
     Mixture,
+    RouterConfig,
     VolumePixelRouter,
     blend,
     load_mixture,
@@ -213,6 +214,18 @@ def test_a_router_comes_back_whole_and_trainable(tmp_path):
     assert all(torch.equal(state[k], v) for k, v in whole.router.state_dict().items())
     assert again.counts == whole.router.counts and all(p.requires_grad for p in again.parameters())
     assert all(v.data_ptr() % 64 == 0 for v in state.values() if v.numel())
+
+
+def test_a_router_may_lack_tensors_that_are_empty_and_no_others(tmp_path):
+    whole = VolumePixelRouter([2, 3], RouterConfig(channels=0))
+    for lost, value in whole.state_dict().items():
+        kept = {k: v for k, v in whole.state_dict().items() if k != lost}
+        save_file(kept, tmp_path / "r.safetensors", metadata={"moegs": json.dumps(whole.to_config())})
+        if value.numel():
+            with pytest.raises(FormatError, match=f"Missing key.*{lost}"):
+                load_router(tmp_path / "r.safetensors")
+        else:
+            assert load_router(tmp_path / "r.safetensors").state_dict()[lost].shape == value.shape
 
 
 def test_experts_survive_their_file_and_strangers_are_refused(tmp_path):
