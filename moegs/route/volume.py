@@ -24,7 +24,8 @@ class VolumeRouter(nn.Module):
     """Per-Gaussian weights ``sigmoid(weights_i + t times_i)`` that scale opacity in the union of all experts.
 
     There is no softmax: nothing makes the experts' weights sum to one, and the union is rendered as one scene, in which
-    Gaussians of different experts hide one another.
+    Gaussians of different experts hide one another. It is what ``--router volume`` and the tables mean; a
+    :class:`VolumePixelRouter` of ``RouterConfig(kind="volume")`` is another thing: gates at pixels from splatted weights.
 
     Args:
         counts: number of Gaussians of each expert, in order.
