@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Make and check captures (multi-view clips), clear their decoded frames."""
+    """Make and check captures, clear decoded frames."""
 
 
 @data.command(epilog="\b\nExample:\n  moegs data synth clip --cameras 8 --frames 12 --size 128x96")
