@@ -35,7 +35,7 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
     fields = {
         "means": points.clone(),
         "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
-        "scales": neighbour_distance(points).log()[:, None].repeat(1, 3),
+        "scales": _spacing(cloud).log()[:, None].repeat(1, 3),
         "opacities": points.new_full((n,), math.log(opacity / (1 - opacity))),
         "sh_dc": from_rgb(cloud.colors)[:, None, :].clone(),
         "sh_rest": points.new_zeros(n, (sh_degree + 1) ** 2 - 1, 3),
@@ -46,6 +46,18 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
 def prefix(population: str = "") -> str:
     """What the tensor names of a population begin with."""
     return f"{PREFIX}{population}." if population else PREFIX
+
+
+def _spacing(cloud: PointCloud) -> Float[Tensor, "n"]:
+    """Neighbour distances among the points that are there together: brief ones of the same time, and all the others."""
+    if cloud.spans is None or cloud.times is None:
+        return neighbour_distance(cloud.points)
+    moment = torch.where(cloud.spans < 1, cloud.times, torch.inf)
+    spacing = torch.empty_like(moment)
+    for time in moment.unique():
+        together = moment == time
+        spacing[together] = neighbour_distance(cloud.points[together])
+    return spacing
 
 
 def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
@@ -64,6 +76,26 @@ def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     return torch.from_numpy(distances.clip(FLOOR * median, CEILING * median)).to(points)
 
 
+def lives(
+    cloud: PointCloud, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """When each point is and for how long: as the cloud knows it, else as given.
+
+    Points that may be there throughout (spans of 1) count as of unknown time.
+    """
+    if cloud.times is None:
+        return times, spans
+    if cloud.spans is None:
+        return cloud.times.clone(), spans
+    brief = cloud.spans < 1
+    return torch.where(brief, cloud.times, times), torch.where(brief, cloud.spans, spans)
+
+
+def lasting(cloud: PointCloud) -> PointCloud:
+    """The points that may be there throughout: all that a prior without birth and death can use."""
+    return cloud if cloud.spans is None or bool((cloud.spans < 1).all()) else cloud[cloud.spans >= 1]
+
+
 def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
     if sh_degree not in range(4):
         raise ConfigError(f"sh_degree: expected 0, 1, 2 or 3, got {sh_degree}.")
@@ -71,7 +103,7 @@ def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
         raise ConfigError(f"opacity: expected a value between 0 and 1, got {opacity}.")
     if len(cloud) == 0:
         raise DataError("point cloud: it is empty; a prior needs at least one point to start from.")
-    for name in ("points", "colors", "times"):
+    for name in ("points", "colors", "times", "spans"):
         value = getattr(cloud, name)
         if value is not None and not torch.isfinite(value).all():
             raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from moegs.deform import _splines
 from moegs.deform._fields import fields_of, harmonics, one_of, schedules
-from moegs.deform._init import base_params
+from moegs.deform._init import base_params, lives
 from moegs.deform._keyframes import spline_params
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError, ShapeError
@@ -164,10 +164,10 @@ class Interpolation(Prior):
         return (t * self.n_frames + self.shift) / self.interval
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
-        """Gaussians that stand still on the points; a fraction ``dynamic`` of them, chosen at random, as splines.
+        """Gaussians on the points, which move as these do; a fraction ``dynamic`` of them, chosen at random, as splines.
 
-        Opacity windows cover half the clip around the time a point was seen (mid-clip when times are unknown) and fall
-        off gently, so that each can learn to widen or to close.
+        Opacity windows cover half the clip around the time a point was seen (mid-clip when times are unknown), or half
+        the span it is known to be there, and fall off gently, so that each can learn to widen or to close.
         """
         base = base_params(cloud, self.sh_degree, self.initial_opacity)
         fields = fields_of(base)
@@ -175,10 +175,11 @@ class Interpolation(Prior):
         moving[torch.randperm(len(cloud), generator=generator)[: round(self.dynamic * len(cloud))]] = True
         still = {f"gaussian.{LINEAR}.{k}": v[~moving] for k, v in fields.items()}
         still[f"gaussian.{LINEAR}.displacements"] = torch.zeros_like(fields["means"][~moving])
-        times = torch.full((len(cloud),), 0.5) if cloud.times is None else cloud.times
-        spline = spline_params(
-            {k: v[moving] for k, v in fields.items()}, self.n_keyframes, *_soft_window(self, times[moving])
-        )
+        times, spans = lives(cloud, torch.full((len(cloud),), 0.5), torch.ones(len(cloud)))
+        window = _soft_window(self, times[moving], spans[moving])
+        spline = spline_params({k: v[moving] for k, v in fields.items()}, self.n_keyframes, *window)
+        if cloud.velocities is not None:
+            spline["keyframes"] += _drift(self, cloud.velocities[moving], times[moving], spans[moving])
         return still | {f"gaussian.{SPLINE}.{k}": v for k, v in spline.items()}
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
@@ -337,10 +338,20 @@ def _window(fields: dict[str, Tensor], tau: float | Tensor, config: Interpolatio
     return shape(tau, fields["centers"], widths)
 
 
-def _soft_window(config: Interpolation, times: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
-    """Centres a quarter of the clip either side, flanks one clip wide: 0.94 of full opacity a quarter further out."""
-    centers = torch.stack([config.tau(times - 0.25), config.tau(times + 0.25)], dim=-1)
-    return centers, torch.full_like(centers, math.log(config.n_frames / config.interval))
+def _soft_window(config: Interpolation, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
+    """Centres a quarter of the span either side, flanks one span wide: 0.94 of full opacity a quarter further out."""
+    centers = torch.stack([config.tau(times - spans / 4), config.tau(times + spans / 4)], dim=-1)
+    return centers, (spans * (config.n_frames / config.interval)).log()[:, None].expand_as(centers).clone()
+
+
+def _drift(
+    config: Interpolation, velocities: Float[Tensor, "n 3"], times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
+) -> Float[Tensor, "n k 3"]:
+    """Displacement at every key frame of points that move evenly, up to a span (but a key frame each way) from their time."""
+    at = (torch.arange(config.n_keyframes) * config.interval - config.shift) / config.n_frames
+    most = spans.clamp_min(config.interval / config.n_frames)[:, None]
+    ahead = (at - times[:, None]).clamp(-most, most)
+    return ahead[:, :, None] * velocities[:, None]
 
 
 def _unrest(keyframes: Float[Tensor, "n k 3"], t: float | Tensor, config: Interpolation) -> Float[Tensor, ""]:

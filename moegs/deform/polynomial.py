@@ -12,6 +12,7 @@ features that are splatted and decoded per pixel by a small network: see :meth:`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.deform._fields import fields_of, harmonics, need, one_of, schedules
-from moegs.deform._init import base_params
+from moegs.deform._init import base_params, lives
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
@@ -103,16 +104,21 @@ class Polynomial(Prior):
         return self.activation if self.color == "features" else None
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
-        """Still Gaussians on the points, centred at the time each was seen, or mid-clip when times are unknown."""
+        """Gaussians on the points, moving as these do, centred at the time each was seen and as wide as its span.
+
+        Points of unknown time are still, centred mid-clip, and wide.
+        """
         params = base_params(cloud, self.sh_degree, self.initial_opacity)
         means = params["gaussian.means"]
         n = len(cloud)
-        times = torch.full_like(means[:, 0], 0.5) if cloud.times is None else cloud.times.clone()
+        width = 2 * math.exp(self.initial_log_width)
+        times, widths = lives(cloud, torch.full_like(means[:, 0], 0.5), torch.full_like(means[:, 0], width))
+        drift = torch.zeros_like(means) if cloud.velocities is None else cloud.velocities
         motion = {
-            "gaussian.motion": means.new_zeros(n, 9),
+            "gaussian.motion": torch.cat([drift, means.new_zeros(n, 6)], dim=1),
             "gaussian.omega": means.new_zeros(n, 4),
             "gaussian.centers": times,
-            "gaussian.log_widths": torch.full_like(times, self.initial_log_width),
+            "gaussian.log_widths": (widths / 2).clamp_min(1e-3).log(),
         }
         if self.color == "features":
             params = _with_features(params, cloud, self.activation, generator)

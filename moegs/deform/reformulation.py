@@ -34,9 +34,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize as unit_length
 
 from moegs.deform._fields import fields_of, harmonics, need, one_of, schedules
-from moegs.deform._init import base_params
+from moegs.deform._init import base_params, lives
 from moegs.deform._neighbours import roughness
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError, ShapeError
@@ -136,16 +137,18 @@ class Reformulation(Prior):
         """Gaussians without motion on the points, at the time each was seen or at random times."""
         points, n = cloud.points, len(cloud)
         span = self.time_span or float((points.amax(0) - points.amin(0)).max()) / 3 or 1.0
-        when = 1.2 * torch.rand(n, generator=generator) - 0.1 if cloud.times is None else cloud.times
+        anywhen = 1.2 * torch.rand(n, generator=generator) - 0.1
+        when, durations = lives(cloud, anywhen, points.new_full((n,), self.initial_time_scale))
         params = base_params(cloud, self.sh_degree, self.initial_opacity)
         blocks = points.new_zeros(n, self.sh_degree_t * (self.sh_degree + 1) ** 2, 3)
-        return params | {
+        params |= {
             "gaussian.sh_rest": torch.cat([params["gaussian.sh_rest"], blocks], dim=1),
             "gaussian.quats_right": params["gaussian.quats"].clone(),
             "gaussian.times": self.time_start + span * when,
-            "gaussian.log_time_scales": points.new_full((n,), math.log(self.initial_time_scale * span)),
+            "gaussian.log_time_scales": (durations * span).log(),
             "time.span": torch.tensor([span]),
         }
+        return params | _leaning(cloud, params, span, self)
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         """The cut at time t; every camera sees the same."""
@@ -226,6 +229,26 @@ def deform(params: Params, t: float | Tensor, config: Reformulation) -> Gaussian
         sh=colors_at(harmonics(fields), 2 * math.pi * ahead / span, config),
         **shape,
     )
+
+
+def _leaning(cloud: PointCloud, params: Params, span: float, config: Reformulation) -> Params:
+    """Rotors and time scales that tilt round Gaussians into the direction in which their points move.
+
+    With the deviation s in space and τ in time to be kept, velocity v asks for tan θ = v τ²/(τ² - s²) towards v.
+    """
+    if cloud.velocities is None or not (config.rot_4d and config.flipped):
+        return {}
+    speed = torch.linalg.vector_norm(cloud.velocities, dim=1) / span
+    space, time = (params[f"gaussian.{name}"].exp() ** 2 for name in ("scales", "log_time_scales"))
+    space = torch.minimum(space[:, 0], time / 2)
+    angle = torch.atan(speed * time / (time - space))
+    toward = unit_length(cloud.velocities, dim=1).flip(-1) * (angle / 2).sin()[:, None]
+    upright = (angle / 2).cos()[:, None]
+    return {
+        "gaussian.quats": torch.cat([upright, toward], dim=1),
+        "gaussian.quats_right": torch.cat([upright, -toward], dim=1),
+        "gaussian.log_time_scales": ((time - space * angle.sin() ** 2) / angle.cos() ** 2).log() / 2,
+    }
 
 
 def rotation(left: Float[Tensor, "n 4"], right: Float[Tensor, "n 4"], flipped: bool = True) -> Float[Tensor, "n 4 4"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,9 @@ class PointCloud:
         colors: red, green, blue in [0, 1], ``[n, 3]``.
         times: clip-normalised time at which each point was seen, ``frame / n_frames``, ``[n]``; None when all belong to
             the first frame.
+        spans: for how long each point is known to be there, as a fraction of the clip around its time, ``[n]``; None
+            when all may be there throughout.
+        velocities: how far each point moves, in world units per clip length, ``[n, 3]``; None when nothing is known.
 
     Raises:
         ShapeError: a field has the wrong shape, or is not float32.
@@ -28,21 +31,24 @@ class PointCloud:
     points: Float[Tensor, "n 3"]
     colors: Float[Tensor, "n 3"]
     times: Float[Tensor, "n"] | None = None
+    spans: Float[Tensor, "n"] | None = None
+    velocities: Float[Tensor, "n 3"] | None = None
 
     def __post_init__(self) -> None:
         n = self.points.shape[0] if self.points.ndim else -1
         _expect("points", self.points, (n, 3))
         _expect("colors", self.colors, (n, 3))
-        if self.times is not None:
-            _expect("times", self.times, (n,))
+        for name, shape in (("times", (n,)), ("spans", (n,)), ("velocities", (n, 3))):
+            if (value := getattr(self, name)) is not None:
+                _expect(name, value, shape)
 
     def __len__(self) -> int:
         return self.points.shape[0]
 
     def __getitem__(self, index: Bool[Tensor, "n"] | Int[Tensor, "m"] | slice) -> PointCloud:
         """Select points with a mask, an index tensor or a slice."""
-        times = None if self.times is None else self.times[index]
-        return PointCloud(self.points[index], self.colors[index], times)
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value[index] for name, value in known.items()})
 
 
 def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

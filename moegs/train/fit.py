@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from moegs.data import Scene, View
+from moegs.data.sweep import SweepConfig, with_moving_points
 from moegs.deform.prior import Prior, to_config
 from moegs.errors import DivergenceError
 from moegs.expert import Expert, render_expert
 from moegs.gaussians import densify
+from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.densify import DensifyRule
 from moegs.gaussians.params import Params, count, join, populations
@@ -50,6 +52,8 @@ class FitConfig:
             of single views averages out.
         background: colour behind everything.
         options: low-pass filter, compensation, near and far.
+        sweep: how points are found for what moves or appears later (:func:`moegs.data.with_moving_points`); None starts
+            from the capture's points alone.
         seed: orders the views and all randomness.
         checkpoint_every: steps between checkpoints.
     """
@@ -64,6 +68,7 @@ class FitConfig:
     cooldown: float = 0.3
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     options: RasterOptions = field(default_factory=RasterOptions)
+    sweep: SweepConfig | None = field(default_factory=SweepConfig)
     seed: int = 0
     checkpoint_every: int = 500
 
@@ -122,7 +127,7 @@ def fit_expert(
     folder = None if out is None else Path(out)
     order = training_order(scene, config.seed, cameras)
     with repeatable():
-        run = _begin(scene, prior, config, order, start, folder if resume else None)
+        run = _begin(scene, prior, config, order, start, folder if resume else None, progress)
         run.loss = run.loss if loss is None else loss
         log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
         try:
@@ -144,19 +149,31 @@ def _describe(
 
 
 def _begin(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, folder: Path | None
-) -> _Run:
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, folder: Path | None,
+    progress: bool,
+) -> _Run:  # fmt: skip
+    description = _describe(scene, prior, config, order, start)
+    path = None if folder is None else folder / "checkpoint.safetensors"
+    saved = load_checkpoint(path, description) if path is not None and path.exists() else None
     generator = torch.Generator().manual_seed(config.seed)
-    params = prior.init(scene.cloud, generator) if start is None else start
+    if saved is not None:
+        params = saved.part("params")
+    else:
+        params = start if start is not None else prior.init(_cloud(scene, config, order, progress), generator)
     run = _Run(
         ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
-        torch.zeros(count(params)), generator, _describe(scene, prior, config, order, start),
+        torch.zeros(count(params)), generator, description,
         lambda image, view: photometric_loss(image, view.image, config.lambda_dssim), start is not None,
     )  # fmt: skip
-    path = None if folder is None else folder / "checkpoint.safetensors"
-    if path is not None and path.exists():
-        _restore(run, load_checkpoint(path, run.description))
+    if saved is not None:
+        _restore(run, saved)
     return run
+
+
+def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) -> PointCloud:
+    if config.sweep is None:
+        return scene.cloud
+    return with_moving_points(scene, config.sweep, cameras=order.cameras, progress=progress)
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:

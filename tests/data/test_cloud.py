@@ -13,6 +13,7 @@ def test_selects_points_with_their_times():
     cloud = PointCloud(torch.arange(6.0).reshape(2, 3), torch.zeros(2, 3), torch.tensor([0.0, 0.5]))
     second = cloud[torch.tensor([False, True])]
     assert len(cloud) == 2 and len(second) == 1
+    assert second.spans is None and second.velocities is None
     assert second.points.tolist() == [[3, 4, 5]] and second.times is not None and second.times.tolist() == [0.5]
 
 
@@ -22,6 +23,8 @@ def test_selects_points_with_their_times():
         ({"points": torch.zeros(2, 2)}, "points"),
         ({"colors": torch.zeros(1, 3)}, "colors"),
         ({"times": torch.zeros(3)}, "times"),
+        ({"spans": torch.zeros(1)}, "spans"),
+        ({"velocities": torch.zeros(2)}, "velocities"),
         ({"points": torch.zeros(2, 3).double()}, "points"),
         ({"points": torch.tensor(1.0)}, "points"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -255,3 +256,31 @@ def test_a_start_has_the_same_bytes_whatever_was_drawn_before(name):
     prior, points = deform.get(name).for_clip(6), torch.rand(9, 3, generator=torch.Generator().manual_seed(3))
     starts = [prior.init(PointCloud(points, points, None), torch.Generator().manual_seed(1)) for _ in range(3)]
     assert len({digest(start) for start in starts}) == 1
+
+
+def _brief(n: int = 3000) -> PointCloud:
+    g = torch.Generator().manual_seed(5)
+    return PointCloud(
+        torch.randn(n, 3, generator=g), torch.rand(n, 3, generator=g), torch.full((n,), 0.5), torch.full((n,), 0.25),
+        torch.randn(n, 3, generator=g),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["interpolation", "polynomial", "reformulation"])
+def test_points_that_are_there_briefly_start_as_gaussians_that_move_and_fade(name):
+    cloud = _brief()
+    prior = deform.get(name).for_clip(40)
+    params = prior.init(cloud, torch.Generator().manual_seed(0))
+    before, now, after = (prior.deform(params, t) for t in (0.49, 0.5, 0.51))
+    assert torch.allclose(now.means, cloud.points, atol=1e-5)
+    slant = (after.means - before.means) / 0.02 - cloud.velocities
+    assert torch.linalg.vector_norm(slant, dim=1).median() < 0.05
+    faded = prior.deform(params, 0.95).opacities < 0.5 * now.opacities
+    assert faded.float().mean() > 0.9  # strays start very large
+
+
+@pytest.mark.parametrize("name", ["hexplane", "embedding"])
+def test_priors_without_birth_leave_out_points_that_are_there_briefly(name):
+    cloud = _brief()
+    cloud = replace(cloud, spans=torch.where(torch.arange(len(cloud)) < 50, 1.0, 0.25))
+    assert count(deform.get(name).for_clip(40).init(cloud, torch.Generator().manual_seed(0))) == 50

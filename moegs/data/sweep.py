@@ -1,0 +1,291 @@
+"""Points of what moves or appears after the first frame: a plane sweep over the pixels that change.
+
+A capture's own points show one moment; a ball that flies through the room later has none, and no gradient on the image
+plane can make Gaussians where there are none. For some moments of the clip, pixels that differ from their camera's
+temporal median are followed along their rays: the depth at which nearby cameras see the same colour, and most cameras
+see a change too, is a point with the time it was seen. It stands in for the structure-from-motion of every frame that
+SpacetimeGaussians starts from, takes seconds, and needs nothing but the pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate, max_pool2d, pad
+
+from moegs.data._progress import progress_bar
+from moegs.data.scene import Scene
+from moegs.gaussians.cloud import PointCloud
+from moegs.render.camera import Camera, rays
+
+SAME_SURFACE = 0.08  # mean difference of colours up to which two cameras may see the same
+WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however much more
+PATCH, OPTIONS = 8, 24  # points that move together, and places that they may move to
+FASTEST = 0.1  # of the depth of the scene from one moment to the other
+INERTIA = 0.8  # another place must fit a fifth better than to stand still
+MARGIN = 1.3  # depths searched go this much nearer and farther than the capture's own points
+
+Points = tuple[Tensor, Tensor]  # positions and colours, [n, 3] each
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How hard to look.
+
+    Attributes:
+        candidates: pixels followed, over all moments and cameras.
+        moments: pairs of frames that are looked at, evenly spaced.
+        size: cameras are scaled so that the longer side has at most this many pixels.
+        change: a pixel has changed when a channel differs by more than this from its median over the moments.
+        depths: depths tried along each ray, evenly spaced in inverse depth.
+        neighbours: cameras nearest to the pixel's own in which colours are compared.
+        quorum: least share of the neighbours in view of a point that must agree on its colour, and of all cameras that
+            must see a change there; the others may be behind something.
+        share: most points that :func:`with_moving_points` adds, as a share of the scene's own.
+        seed: draws the candidates.
+    """
+
+    candidates: int = 12_000
+    moments: int = 16
+    size: int = 320
+    change: float = 0.06
+    depths: int = 128
+    neighbours: int = 4
+    quorum: float = 0.7
+    share: float = 0.5
+    seed: int = 0
+
+
+def with_moving_points(
+    scene: Scene, config: SweepConfig = SweepConfig(), *, cameras: tuple[int, ...] | None = None, progress: bool = True
+) -> PointCloud:
+    """The scene's own points, there throughout, and those of :func:`moving_points`, at most ``share`` as many."""
+    own, found = scene.cloud, moving_points(scene, config, cameras=cameras, progress=progress)
+    room = round(config.share * len(own))
+    if len(found) > room:
+        generator = torch.Generator().manual_seed(config.seed)
+        found = found[torch.randperm(len(found), generator=generator)[:room].sort().values]
+    always = torch.ones_like(own.points[:, 0])
+    own = PointCloud(
+        own.points,
+        own.colors,
+        always / 2 if own.times is None else own.times,
+        always if own.spans is None else own.spans,
+        torch.zeros_like(own.points) if own.velocities is None else own.velocities,
+    )
+    return PointCloud(**{name: torch.cat([value, getattr(found, name)]) for name, value in vars(own).items()})
+
+
+@dataclass(frozen=True)
+class _Rig:
+    """The training cameras at working size."""
+
+    cameras: tuple[Camera, ...]
+    near: Float[Tensor, "c"]
+    far: Float[Tensor, "c"]
+    compared: Bool[Tensor, "c c"]
+    reach: float
+
+
+def moving_points(
+    scene: Scene, config: SweepConfig = SweepConfig(), *, cameras: tuple[int, ...] | None = None, progress: bool = True
+) -> PointCloud:
+    """Points, colours, times and velocities of what is not where it mostly is; there may be none.
+
+    Held-out cameras are not looked at. ``spans`` of the result is twice the distance of two moments.
+
+    Args:
+        scene: the clip; its points say how deep to search.
+        config: how hard to look.
+        cameras: training cameras to look at instead of all of them.
+        progress: show a bar when it takes more than two seconds.
+    """
+    frames = _frames(scene.n_frames, config.moments)
+    chosen = scene.train if cameras is None else cameras
+    rig = _rig(scene, chosen, config)
+    stacks = [_stack(scene, index, camera, frames) for index, camera in zip(chosen, rig.cameras, strict=True)]
+    changed = [_changed(stack, config.change) for stack in stacks]
+    pixels = _candidates(changed, config)
+    found = []
+    with progress_bar("Looking for what moves", len(frames), progress) as advance:
+        for moment in range(len(frames)):
+            images, masks = [s[moment] for s in stacks], [c[moment] for c in changed]
+            found.append(_follow(rig, images, masks, pixels[moment], config))
+            advance()
+    times = [scene.time(frame) for frame in frames]
+    velocities = []
+    for here in range(len(frames)):
+        ways = [
+            (_flow(rig, [s[there] for s in stacks], found[here], found[there]), times[there] - times[here])
+            for there in _partners(frames, here)
+        ]
+        velocities.append(_best_way(found[here][0], ways))
+    return _joined(found, times, velocities, min(1.0, 2 / config.moments))
+
+
+def _frames(n_frames: int, moments: int) -> list[int]:
+    """Each moment is a frame and the one after it, so that motion shows."""
+    firsts = {int(f) for f in (torch.arange(moments) + 0.5) * n_frames / moments}
+    return sorted(firsts | {f + 1 for f in firsts if f + 1 < n_frames})
+
+
+def _partners(frames: list[int], here: int) -> list[int]:
+    """The moments to measure motion against: the one before and the one after, or the nearer of them."""
+    others = [m for m in (here - 1, here + 1) if 0 <= m < len(frames)]
+    nearest = min((abs(frames[m] - frames[here]) for m in others), default=0)
+    return [m for m in others if abs(frames[m] - frames[here]) == nearest]
+
+
+def _rig(scene: Scene, chosen: tuple[int, ...], config: SweepConfig) -> _Rig:
+    cameras = tuple(_small(scene.cameras[i], config.size) for i in chosen)
+    ranges = torch.tensor([_depth_range(camera, scene) for camera in cameras])
+    centres = torch.stack([camera.centre for camera in cameras])
+    apart = torch.cdist(centres, centres)
+    apart.fill_diagonal_(float("inf"))
+    nearest = apart.argsort(dim=1, stable=True)[:, : config.neighbours]
+    compared = torch.zeros_like(apart, dtype=torch.bool).scatter_(1, nearest, True).fill_diagonal_(False)
+    return _Rig(cameras, ranges[:, 0], ranges[:, 1], compared, float(ranges[:, 1].median()))
+
+
+def _small(camera: Camera, size: int) -> Camera:
+    scale = min(1.0, size / max(camera.width, camera.height))
+    return camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+
+
+def _depth_range(camera: Camera, scene: Scene) -> tuple[float, float]:
+    """From the points in front of a camera, or the capture's bounds where there are too few."""
+    z = scene.cloud.points @ camera.viewmat[2, :3] + camera.viewmat[2, 3]
+    z = z[z > camera.near]
+    if len(z) < 10:
+        return scene.bounds
+    near, far = torch.quantile(z[:: max(1, len(z) // 10_000)], torch.tensor([0.01, 0.99])).tolist()
+    return near / MARGIN, far * MARGIN
+
+
+def _stack(scene: Scene, index: int, camera: Camera, frames: list[int]) -> Float[Tensor, "m 3 h w"]:
+    size = (camera.height, camera.width)
+    images = [scene.image(index, frame).permute(2, 0, 1)[None] for frame in frames]
+    return torch.cat([image if image.shape[-2:] == size else interpolate(image, size, mode="area") for image in images])
+
+
+def _changed(stack: Float[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "m h w"]:
+    return ((stack - stack.median(dim=0).values).abs() > threshold).any(dim=1)
+
+
+def _candidates(changed: list[Bool[Tensor, "m h w"]], config: SweepConfig) -> list[Int[Tensor, "n 3"]]:
+    """For every moment: camera, row and column of some pixels that changed.
+
+    The more rarely a pixel changes, the likelier it is drawn: what flies past is there once, what stays can be had later.
+    """
+    where = torch.cat([pad(mask.nonzero(), (1, 0), value=camera) for camera, mask in enumerate(changed)])
+    often = torch.cat([mask.sum(0, keepdim=True).expand_as(mask)[mask] for mask in changed])
+    patience = torch.empty(len(where)).exponential_(generator=torch.Generator().manual_seed(config.seed)) * often
+    drawn = where[patience.argsort(stable=True)[: config.candidates]]
+    return [drawn[drawn[:, 1] == moment][:, [0, 2, 3]] for moment in range(len(changed[0]))]
+
+
+def _follow(
+    rig: _Rig, images: list[Tensor], changed: list[Tensor], pixels: Int[Tensor, "n 3"], config: SweepConfig
+) -> tuple[Float[Tensor, "k 3"], Float[Tensor, "k 3"]]:
+    """Points and colours of the pixels whose depth can be told, one moment."""
+    points, colors = _along_rays(rig, images, pixels, config.depths)
+    difference, agreed, compared, silhouette, seen = torch.zeros(5, *points.shape[:2]).unbind(0)
+    for index, camera in enumerate(rig.cameras):
+        sampled, mask, inside = _look_up(camera, images[index], changed[index], points)
+        gap = (sampled - colors[:, None]).abs().mean(-1)
+        near = inside * rig.compared[pixels[:, 0], index][:, None]
+        alike = (gap < SAME_SURFACE) * near
+        difference += gap * alike
+        agreed += alike
+        compared += near
+        silhouette += mask * inside
+        seen += inside
+    believed = (agreed >= config.quorum * compared) & (agreed >= 2) & (silhouette >= config.quorum * seen)
+    cost = difference / agreed.clamp_min(1) - agreed / compared.clamp_min(1)
+    best, depth = cost.masked_fill(~believed, torch.inf).min(dim=1)
+    kept = best.isfinite()
+    return points[kept, depth[kept]], colors[kept]
+
+
+def _along_rays(
+    rig: _Rig, images: list[Tensor], pixels: Int[Tensor, "n 3"], depths: int
+) -> tuple[Float[Tensor, "n d 3"], Float[Tensor, "n 3"]]:
+    points, colors = torch.zeros(len(pixels), depths, 3), torch.zeros(len(pixels), 3)
+    steps = torch.linspace(0, 1, depths)
+    for index, camera in enumerate(rig.cameras):
+        mine = pixels[:, 0] == index
+        row, column = pixels[mine, 1], pixels[mine, 2]
+        ray = rays(camera)[row, column]
+        along = ray[:, 3:] / (ray[:, 3:] @ camera.viewmat[2, :3])[:, None]  # one unit of camera z
+        z = 1 / torch.lerp(1 / rig.near[index], 1 / rig.far[index], steps)
+        points[mine] = ray[:, None, :3] + along[:, None] * z[None, :, None]
+        colors[mine] = images[index][:, row, column].T
+    return points, colors
+
+
+def _look_up(
+    camera: Camera, image: Float[Tensor, "3 h w"], changed: Bool[Tensor, "h w"], points: Float[Tensor, "n d 3"]
+) -> tuple[Float[Tensor, "n d 3"], Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    """Colour, whether there was change, and whether the camera has the point in view."""
+    at = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
+    z = at[..., 2].clamp_min(1e-6)
+    x = (at[..., 0] / z * camera.K[0, 0] + camera.K[0, 2]) * 2 / camera.width - 1
+    y = (at[..., 1] / z * camera.K[1, 1] + camera.K[1, 2]) * 2 / camera.height - 1
+    inside = ((at[..., 2] > camera.near) & (x.abs() <= 1) & (y.abs() <= 1)).float()
+    wide = max_pool2d(changed[None, None].float(), 3, stride=1, padding=1)[0]
+    grid = torch.stack([x, y], dim=-1)[None]
+    sampled = grid_sample(torch.cat([image, wide])[None], grid, align_corners=False, padding_mode="border")[0]
+    return sampled[:3].permute(1, 2, 0), (sampled[3] > 0.5).float(), inside
+
+
+def _flow(
+    rig: _Rig, images: list[Tensor], here: Points, there: Points
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+    """How far each point moves until another moment, and how badly its neighbourhood fits there.
+
+    Places to move to are points that were found at the other moment. To stand still is always among the choices, and
+    wins unless another is clearly better.
+    """
+    points, colors = here
+    if not len(points) or not len(there[0]):
+        return torch.zeros_like(points), torch.full_like(points[:, 0], torch.inf)
+    near = torch.cdist(points, points).topk(min(PATCH, len(points)), largest=False).indices
+    moves = _options(rig, here, there)
+    moved = (points[near][:, None] + moves[:, :, None]).flatten(1, 2)
+    wanted = colors[near][:, None].expand(-1, moves.shape[1], -1, -1).flatten(1, 2)
+    gap, seen = torch.zeros(2, *moved.shape[:2]).unbind(0)
+    for camera, image in zip(rig.cameras, images, strict=True):
+        sampled, _, inside = _look_up(camera, image, torch.ones_like(image[0], dtype=torch.bool), moved)
+        gap += (sampled - wanted).abs().mean(-1).clamp_max(WORST_DIFFERENCE) * inside
+        seen += inside
+    cost = (gap / seen.clamp_min(1)).unflatten(1, moves.shape[1:2] + near.shape[1:]).mean(-1)
+    cost[:, 0] *= INERTIA
+    least, best = cost.min(dim=1)
+    return moves[torch.arange(len(points)), best][near].median(dim=1).values, least
+
+
+def _options(rig: _Rig, here: Points, there: Points) -> Float[Tensor, "n o 3"]:
+    """Displacements to points of like colour within reach; the first stands still."""
+    apart = torch.cdist(here[0], there[0])
+    unlike = torch.cdist(here[1], there[1]) + (apart / rig.reach).masked_fill(apart > FASTEST * rig.reach, torch.inf)
+    chosen = unlike.topk(min(OPTIONS, len(there[0])), largest=False)
+    moves = (there[0][chosen.indices] - here[0][:, None]) * chosen.values.isfinite()[:, :, None]
+    return pad(moves, (0, 0, 1, 0))
+
+
+def _best_way(points: Tensor, ways: list[tuple[tuple[Tensor, Tensor], float]]) -> Float[Tensor, "n 3"]:
+    """Velocities by the moment that fits best: what has just come shows none against the moment before."""
+    if not ways:
+        return torch.zeros_like(points)
+    costs = torch.stack([cost for (_, cost), _ in ways])
+    rates = torch.stack([moves / ahead for (moves, _), ahead in ways])
+    return rates[costs.argmin(dim=0), torch.arange(len(points))]
+
+
+def _joined(found: list[Points], times: list[float], velocities: list[Tensor], span: float) -> PointCloud:
+    when = torch.cat([torch.full((len(points),), time) for (points, _), time in zip(found, times, strict=True)])
+    points, colors = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return PointCloud(points, colors, when, torch.full_like(when, span), torch.cat(velocities))

@@ -1,0 +1,107 @@
+"""Points of what moves or appears: held against the true depth and the true paths of the synthetic scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from moegs.data import FrameStore, PointCloud, Scene, load_scene, synthesize
+from moegs.data.depth import read_depth
+from moegs.data.sweep import SweepConfig, moving_points, with_moving_points
+from moegs.data.synth._stage import Stage
+
+CONFIG = SweepConfig(candidates=4000, moments=24)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize(tmp_path_factory.mktemp("sweep") / "clip", cameras=8, frames=24, size=(128, 96), progress=False)
+
+
+@pytest.fixture(scope="module")
+def scene(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return load_scene(folder, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def found(scene: Scene) -> PointCloud:
+    return moving_points(scene, CONFIG, progress=False)
+
+
+def surface_error(folder: Path, scene: Scene, cloud: PointCloud, frame: int) -> Tensor:
+    """Relative distance of every point from the nearest surface along the ray of any training camera."""
+    points = cloud.points[cloud.times == scene.time(frame)]
+    errors = []
+    for index in scene.train:
+        camera = scene.cameras[index]
+        at = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
+        pixel = (at @ camera.K.T)[:, :2] / at[:, 2:]
+        inside = ((pixel >= 0) & (pixel < torch.tensor([camera.width, camera.height]))).all(-1) & (at[:, 2] > 0)
+        column, row = pixel.long().clamp_min(0).T
+        depth = read_depth(folder, scene.camera_names[index], frame)
+        true = depth[row.clamp_max(camera.height - 1), column.clamp_max(camera.width - 1)]
+        errors.append(((at[:, 2] - true).abs() / true).where(inside, torch.tensor(torch.inf)))
+    return torch.stack(errors).amin(0)
+
+
+def test_points_lie_on_surfaces(folder, scene, found):
+    errors = torch.cat([surface_error(folder, scene, found, frame) for frame in range(scene.n_frames)])
+    assert len(errors) == len(found) > 300
+    assert (errors < 0.03).float().mean() > 0.7 and (errors < 0.1).float().mean() > 0.85
+
+
+def test_finds_what_flies_past_and_how_fast(scene, found):
+    """The thrown ball is there for a quarter of the clip and has no point in the first frame."""
+    near, gaps = 0, []
+    for frame in range(scene.n_frames):
+        time = scene.time(frame)
+        if (where := ball(time)) is None or (later := ball(time + 0.01)) is None:
+            continue
+        mine = (found.times == time) & (torch.linalg.vector_norm(found.points - where, dim=1) < 0.45)
+        near += int(mine.sum())
+        gaps.append(torch.linalg.vector_norm(found.velocities[mine] - (later - where) / 0.01, dim=1))
+    speed = torch.linalg.vector_norm((ball(0.58) - ball(0.57)) / 0.01)
+    assert near >= 20
+    assert torch.cat(gaps).median() < 0.35 * speed
+
+
+def ball(time: float) -> Tensor | None:
+    thrown = Stage()._throw(time)
+    return torch.tensor(thrown[0].centre, dtype=torch.float32) if thrown else None
+
+
+def test_the_same_seed_finds_the_same(scene, found):
+    again = moving_points(scene, CONFIG, progress=False)
+    assert torch.equal(again.points, found.points) and torch.equal(again.velocities, found.velocities)
+
+
+def test_a_still_clip_has_nothing_to_find(folder, tmp_path):
+    still = load_scene(folder, frames=1, cache_dir=tmp_path, progress=False)
+    assert len(moving_points(still, CONFIG, progress=False)) == 0
+    assert len(with_moving_points(still, CONFIG, progress=False)) == len(still.cloud)
+
+
+class Blind(FrameStore):
+    """Frames without those of the held-out cameras."""
+
+    def pixels(self, camera, frame):
+        assert camera != 0, "looked at the held-out camera"
+        return super().pixels(camera, frame)
+
+
+def test_never_looks_at_held_out_cameras(scene, found):
+    assert 0 not in scene.train
+    blinded = replace(scene, frames=Blind(scene.frames.paths, scene.n_frames))
+    assert torch.equal(moving_points(blinded, CONFIG, progress=False).points, found.points)
+
+
+def test_adds_no_more_than_its_share(scene):
+    cloud = with_moving_points(scene, replace(CONFIG, share=0.1), progress=False)
+    own = len(scene.cloud)
+    assert len(cloud) == own + round(0.1 * own)
+    assert torch.equal(cloud.points[:own], scene.cloud.points)
+    assert (cloud.spans[:own] == 1).all() and (cloud.spans[own:] < 1).all()
