@@ -24,7 +24,8 @@ class RouterConfig:
 
     Attributes:
         kind: ``"volume-pixel"`` (weights on Gaussians, refined at pixels), ``"pixel"`` (no weights on Gaussians) or
-            ``"volume"`` (no network: splatted weights alone).
+            ``"volume"`` (no network: gates from splatted weights alone). What the paper's table calls a volume router has
+            no gates: it merges the experts into one scene, see :class:`moegs.route.VolumeRouter`.
         channels: view channels per Gaussian, and as many time channels; 1 in the paper.
         hidden: widths of the pixel network Φ; (6, 3) in the paper.
         inputs: what Φ sees besides the splatted channels: ``"rays"`` (paper), ``"time"``, ``"color"`` (the expert's own
@@ -140,7 +141,7 @@ class VolumePixelRouter(nn.Module):
         """Unnormalised preference for each expert at every pixel."""
         if maps is not None and self.config.background:
             maps = maps + self.config.background * (1 - alphas)[..., None]
-        if self.config.kind == "volume":
+        if maps is not None and self.config.kind == "volume":
             return maps[..., 0]
         seen = [] if maps is None else [maps[..., 1:]]
         seen += [self._input(name, images, alphas, camera, t) for name in self.config.inputs]
