@@ -1,6 +1,8 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -25,13 +27,44 @@ struct Job {
   std::atomic<size_t> done{0};
   int seats = 0;  // helpers that may still join, guarded by Pool::mutex
 
-  // The context is touched only after a successful claim, while the caller is still waiting for that very piece.
-  void work() {
-    for (size_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+  // Returns how many pieces it did. The context is touched only after a successful claim, while the caller is still waiting
+  // for that very piece.
+  size_t work() {
+    size_t count = 0;
+    for (size_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces; ++count) {
       function(context, piece);
       done.fetch_add(1, std::memory_order_release);
     }
+    return count;
   }
+};
+
+// Whether helpers are worth calling. Beside a busy process a helper can lose its processor in the middle of a piece, and
+// the caller then waits for it, in bad cases longer than the helper saved. Time lost that way is owed, time saved is paid
+// back; while there is a debt the caller works alone, which pays it back too, more slowly, so that helpers get another try.
+class Account {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  bool in_debt() const { return owed_.load(std::memory_order_relaxed) > 0; }
+
+  // The caller did `mine` of the pieces in `working` and then waited until `total` had passed.
+  void settle(Clock::duration working, Clock::duration total, size_t mine, size_t pieces) {
+    if (mine > 0) add(total.count() - int64_t(double(working.count()) * double(pieces) / double(mine)));
+  }
+  void alone(Clock::duration working) { add(-working.count() / kPatience); }
+
+ private:
+  static constexpr int64_t kPatience = 2;
+  static constexpr int64_t kMost = Clock::duration(std::chrono::milliseconds(4)).count();
+
+  // Concurrent callers may overwrite each other's entry; it is an estimate.
+  void add(int64_t loss) {
+    const int64_t owed = owed_.load(std::memory_order_relaxed) + loss;
+    owed_.store(std::clamp(owed, -kMost, kMost), std::memory_order_relaxed);
+  }
+
+  std::atomic<int64_t> owed_{0};
 };
 
 class Pool {
@@ -43,9 +76,21 @@ class Pool {
     job->pieces = pieces;
     job->seats = helpers;
     publish(job, helpers);
-    job->work();
+    const auto start = Account::Clock::now();
+    const size_t mine = job->work();
+    const auto working = Account::Clock::now() - start;
     retire(job);
     while (job->done.load(std::memory_order_acquire) < pieces) std::this_thread::yield();
+    account_.settle(working, Account::Clock::now() - start, mine, pieces);
+  }
+
+  // The caller alone, for as long as that is what pays. Returns whether it did the work.
+  bool run_alone(size_t pieces, PieceFunction function, void* context) {
+    if (!account_.in_debt()) return false;
+    const auto start = Account::Clock::now();
+    for (size_t piece = 0; piece < pieces; ++piece) function(context, piece);
+    account_.alone(Account::Clock::now() - start);
+    return true;
   }
 
  private:
@@ -110,6 +155,7 @@ class Pool {
   std::deque<std::shared_ptr<Job>> jobs_;
   std::atomic<int> waiting_{0};
   int helpers_ = 0;
+  Account account_;
 };
 
 // Never destroyed: helpers outlive main(). A forked child has no helpers and starts with a new pool.
@@ -132,7 +178,7 @@ void parallel_for(size_t pieces, int threads, PieceFunction function, void* cont
   const size_t limit = pieces < size_t(kMaxHelpers) + 1 ? pieces : size_t(kMaxHelpers) + 1;
   const int helpers = threads > 1 && limit > 1 ? int(size_t(threads) < limit ? size_t(threads) : limit) - 1 : 0;
   if (helpers > 0) {
-    pool().run(pieces, helpers, function, context);
+    if (!pool().run_alone(pieces, function, context)) pool().run(pieces, helpers, function, context);
     return;
   }
   for (size_t piece = 0; piece < pieces; ++piece) function(context, piece);
