@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from moegs import deform
 from moegs.data import Scene, View
 from moegs.deform.prior import Prior
 from moegs.distill.loss import distillation_loss
-from moegs.distill.teacher import Teacher, cache_teacher
+from moegs.distill.teacher import Teacher, cache_teacher, mixture_key
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.params import Params
@@ -108,19 +109,35 @@ def distill(
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
     teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
     taught = fit_expert(
-        scene, student.prior, student.fit, start=student.start, loss=_loss(teacher, config), out=out, resume=resume,
-        progress=progress,
+        scene, student.prior, student.fit, start=student.start, loss=Lesson(teacher, config, mixture_key(mixture)), out=out,
+        resume=resume, progress=progress,
     )  # fmt: skip
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
 
-def _loss(teacher: Teacher, config: DistillConfig):
-    def loss(image: Tensor, view: View) -> Tensor:
-        frame = teacher.frame(view.camera_index, view.frame).to(image)
-        gate = teacher.gate(view.camera_index, view.frame).to(image)
-        return distillation_loss(image, view.image, frame, gate, config.weight, config.fit.lambda_dssim)
+@dataclass(frozen=True)
+class Lesson:
+    """The loss of one student: :func:`distillation_loss` to the photographs and one teacher's frames.
 
-    return loss
+    Attributes:
+        teacher: frames and gates.
+        config: weight of the photograph's term and share of the structural one.
+        mixture: what the teacher's mixture is known by, see :func:`mixture_key`.
+    """
+
+    teacher: Teacher
+    config: DistillConfig
+    mixture: str
+
+    def __call__(self, image: Tensor, view: View) -> Tensor:
+        frame = self.teacher.frame(view.camera_index, view.frame).to(image)
+        gate = self.teacher.gate(view.camera_index, view.frame).to(image)
+        return distillation_loss(image, view.image, frame, gate, self.config.weight, self.config.fit.lambda_dssim)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What must be the same to go on with a run."""
+        return {"name": "distillation", "weight": self.config.weight, "mixture": self.mixture}
 
 
 def retrain(

@@ -19,12 +19,12 @@ from moegs.gaussians import densify
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.densify import DensifyRule
-from moegs.gaussians.params import Params, count, join, populations
+from moegs.gaussians.params import Params, count, join, population_of, populations
 from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
 from moegs.train._checks import at_least_one
-from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind, save_checkpoint
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
@@ -117,7 +117,9 @@ def fit_expert(
         cameras: training cameras to use instead of all of them.
         start: raw parameters to continue from instead of the scene's points; harmonics and coarse-to-fine stages of the
             prior are then complete from the first step.
-        loss: from render ``[h, w, 3]`` and view to a scalar, instead of :func:`photometric_loss` to the photograph.
+        loss: from render ``[h, w, 3]`` and view to a scalar, instead of :func:`photometric_loss` to the photograph. Its
+            attribute ``description``, or else its name, goes into the expert's ``meta["loss"]``, and must be the same
+            to resume.
         progress: show a bar.
 
     Raises:
@@ -127,46 +129,55 @@ def fit_expert(
     folder = None if out is None else Path(out)
     order = training_order(scene, config.seed, cameras)
     with repeatable():
-        run = _begin(scene, prior, config, order, start, folder if resume else None, progress)
-        run.loss = run.loss if loss is None else loss
+        run = _begin(scene, prior, config, order, start, loss, folder if resume else None, progress)
         log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
         try:
             _loop(scene, prior, config, order, run, folder, log, progress)
         finally:
             if log is not None:
                 log.close()
-    return _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
+    expert = _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
+    return replace(expert, meta=expert.meta | {"loss": "photometric" if loss is None else describe_loss(loss)})
+
+
+def describe_loss(loss: ImageLoss) -> Any:
+    """What a loss says of itself in ``description``, JSON-ready, or else its name."""
+    named = f"{type(loss).__module__}.{type(loss).__qualname__}"
+    return getattr(loss, "description", getattr(loss, "__qualname__", named))
 
 
 def _describe(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None
 ) -> dict[str, Any]:
     continued = {} if start is None else {"start": digest(start)}
-    return continued | {
+    own = {} if loss is None else {"loss": describe_loss(loss)}
+    return continued | own | {
         "scene": scene_description(scene), "prior": prior.name, "hyper-parameters": to_config(prior),
         "fit": asdict(config), "cameras": order.cameras,
     }  # fmt: skip
 
 
 def _begin(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, folder: Path | None,
-    progress: bool,
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
+    folder: Path | None, progress: bool,
 ) -> _Run:  # fmt: skip
-    description = _describe(scene, prior, config, order, start)
+    description = _describe(scene, prior, config, order, start, loss)
     path = None if folder is None else folder / "checkpoint.safetensors"
     saved = load_checkpoint(path, description) if path is not None and path.exists() else None
     generator = torch.Generator().manual_seed(config.seed)
-    if saved is not None:
-        params = saved.part("params")
+    if saved is not None and folder is not None:
+        with restoring(folder):
+            params = _saved_params(saved, prior.init(scene.cloud, torch.Generator()) if start is None else start)
     else:
         params = start if start is not None else prior.init(_cloud(scene, config, order, progress), generator)
     run = _Run(
         ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
         torch.zeros(count(params)), generator, description,
-        lambda image, view: photometric_loss(image, view.image, config.lambda_dssim), start is not None,
+        loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), start is not None,
     )  # fmt: skip
-    if saved is not None:
-        _restore(run, saved)
+    if saved is not None and folder is not None:
+        with restoring(folder):
+            _restore(run, saved)
     return run
 
 
@@ -176,12 +187,30 @@ def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) ->
     return with_moving_points(scene, config.sweep, cameras=order.cameras, progress=progress)
 
 
+def _saved_params(saved: Checkpoint, like: Params) -> Params:
+    """The checkpoint's parameters, held against those of a fresh run."""
+    params = saved.part("params")
+    sizes = populations(params)
+    for name, fresh in like.items():
+        population = population_of(name)
+        same_kind(name, params[name], fresh, None if population is None else sizes[population])
+    return {name: params[name] for name in like}
+
+
 def _restore(run: _Run, saved: Checkpoint) -> None:
     state: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.part("adam").items():
         name, _, moment = key.rpartition("/")
         state.setdefault(name, {})[moment] = value
-    run.optimizer.load(saved.part("params"), state)
+    params = run.optimizer.params
+    for name, moments in state.items():
+        for moment, value in moments.items():
+            same_kind(f"{name}/{moment}", value, params[name] if moment != "step" else torch.zeros(()))
+    for name in ("stats/grad_sum", "stats/seen"):
+        same_kind(name, saved.tensors[name], torch.zeros(count(params)))
+    same_kind("rng", saved.tensors["rng"], run.generator.get_state())
+    all_moments(state)
+    run.optimizer.load(params, state)
     run.grad_sum, run.seen = saved.tensors["stats/grad_sum"], saved.tensors["stats/seen"]
     run.generator.set_state(saved.tensors["rng"])
     run.step = saved.step
@@ -201,10 +230,11 @@ def _loop(
 ) -> None:  # fmt: skip
     with training_bar(prior.name, config.steps, run.step, progress) as show:
         while run.step < config.steps:
-            numbers = _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run)
+            last = run.step + 1 == config.steps
+            shown = last or (run.step + 1) % 50 == 0
+            numbers = _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
             run.step += 1
-            last = run.step == config.steps
-            if run.step % 50 == 0 or last:
+            if shown:
                 show(run.step, **numbers)
                 if log is not None:
                     log.write(step=run.step, **numbers)
@@ -212,7 +242,10 @@ def _loop(
                 save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run))
 
 
-def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run) -> dict[str, Any]:
+def _step(
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, shown: bool
+) -> dict[str, Any]:  # fmt: skip
+    """One view; returns figures where they are shown."""
     view = view_at(scene, order, run.step)
     params = run.optimizer.params
     growing = run.step < config.densify_until * config.steps
@@ -224,12 +257,14 @@ def _step(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
         raise DivergenceError(_diagnose(params, run.step))
     loss.backward()
     if probe is not None:
+        assert probe.grad is not None
         _accumulate(run, probe.grad, render.radii, view)
     run.optimizer.step(run.step / config.steps, run.step, _cooled(run.step / config.steps, config.cooldown))
     _edit(scene, prior, config, run, view)
-    with torch.no_grad():
-        quality = float(psnr(render.color.clamp(0, 1), view.image))
-        return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)}
+    if not shown:
+        return {}
+    quality = psnr(render.color.detach().clamp(0, 1), view.image)
+    return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)}
 
 
 @dataclass(frozen=True)

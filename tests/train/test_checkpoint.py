@@ -32,7 +32,7 @@ def route(folder: Path, resume: bool) -> dict[str, torch.Tensor]:
     return dict(mixture.router.state_dict())
 
 
-@pytest.fixture(scope="module", params=[route])
+@pytest.fixture(scope="module", params=[fit, route])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """How to train, the tensors and the header of its checkpoint, and what it ends in."""
     folder = tmp_path_factory.mktemp("run")

@@ -124,3 +124,24 @@ def test_an_old_expert_does_not_stand_in_for_a_new_run(tmp_path):
     (tmp_path / "checkpoint.safetensors").unlink()
     other = fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False)
     assert other.meta["steps"] == 3 == fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False).meta["steps"]
+
+
+def absolute(image, view):
+    return (image - view.image).abs().mean()
+
+
+def test_an_expert_says_what_it_was_trained_for():
+    short = replace(QUICK, steps=1)
+    assert fit_expert(small_scene(), prior(), short, progress=False).meta["loss"] == "photometric"
+    assert fit_expert(small_scene(), prior(), short, loss=absolute, progress=False).meta["loss"] == "absolute"
+
+
+def test_psnr_is_measured_only_where_it_is_shown(tmp_path, monkeypatch):
+    from moegs.train import fit
+
+    measured = []
+    monkeypatch.setattr(fit, "psnr", lambda *images: measured.append(1) or 30.0)
+    fit_expert(small_scene(), prior(), replace(QUICK, steps=60), out=tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(measured) == 2 and [li["step"] for li in lines] == [50, 60]
+    assert all(li["psnr"] == 30.0 and li["loss"] > 0 and li["gaussians"] > 0 for li in lines)
