@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import Scene
-from moegs.data._progress import progress_bar
+from moegs.data import Scene, progress_bar
 from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
 from moegs.metrics import FrameScores, score, summarise, time_frames

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from moegs.data import Scene
-from moegs.data._progress import progress_bar
+from moegs.data import Scene, progress_bar
 from moegs.errors import ConfigError
 from moegs.metrics import FrameScores, score, summarise
 from moegs.route.blend import blend, oracle_gates, uniform_gates
