@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -103,9 +102,11 @@ def rasterize(
     )
     name = backends.choose(gaussians.means.device, gaussians.means.dtype) if backend == "auto" else backend
     out = backends.resolve(name)(inputs)
-    first: Any = ... if groups is not None else 0
-    shown = None if out.features is None else out.features[first]
-    return Render(out.color[first], out.depth[first], out.alpha[first], shown, out.radii, name)
+    if groups is not None:
+        return Render(out.color, out.depth, out.alpha, out.features, out.radii, name)
+    # squeezed, not indexed: the gradient of an index is an image of zeros that the given one is copied into
+    shown = None if out.features is None else out.features.squeeze(0)
+    return Render(out.color.squeeze(0), out.depth.squeeze(0), out.alpha.squeeze(0), shown, out.radii, name)
 
 
 def splat(
