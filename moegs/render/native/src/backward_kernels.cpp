@@ -6,6 +6,8 @@
 namespace moegs::MOEGS_ISA {
 namespace {
 
+constexpr float kLn2 = 0.6931471805599453f;
+
 // What is summed over a block's pixels for one Gaussian: moments of s = dL/d(ln alpha) about the tile's centre, then the
 // sums of |s d sigma/d mean| if asked for, then one sum a value.
 template <int Values, bool Geometry, bool Absolute>
@@ -22,8 +24,6 @@ struct State {  // of a block: transmittance, R, and the image gradients
 // Sixteen entries of a block wait here to be summed together: rows of 16 pixels.
 struct Queue {
   alignas(64) float s[16][16], weight[16][16], ax[16][16], ay[16][16];
-  uint16_t entry[16];
-  int size;
 };
 
 MOEGS_INLINE f16 total(const f16* v) {
@@ -57,22 +57,23 @@ MOEGS_INLINE void moments(const f16* s, float x0, float y0, f16* out) {
   }
 }
 
-// Sums the queue's rows and adds them to the entries' totals (Sums::rows vectors each).
+// Sums the queue's first `size` rows and adds them to the totals (Sums::rows vectors each) of the entries they belong to.
 template <int Values, bool Geometry, bool Absolute>
-__attribute__((noinline)) void flush(Queue& queue, int block, const State<Values>& state, float* totals) {
+__attribute__((noinline)) void flush(const Queue& queue, const uint16_t* entry, int size, int block,
+                                     const State<Values>& state, float* totals) {
   using Sum = Sums<Values, Geometry, Absolute>;
   f16 turned[16], sum[16 * Sum::rows];
   if constexpr (Geometry) {
-    transpose(queue.s[0], turned);
+    transpose(queue.s[0], 16, turned);
     moments(turned, float(4 * (block & 3)) - 7.5f, float(4 * (block >> 2)) - 7.5f, sum);
   }
   if constexpr (Absolute) {
-    transpose(queue.ax[0], turned);
+    transpose(queue.ax[0], 16, turned);
     sum[Sum::moments] = total(turned);
-    transpose(queue.ay[0], turned);
+    transpose(queue.ay[0], 16, turned);
     sum[Sum::moments + 1] = total(turned);
   }
-  transpose(queue.weight[0], turned);
+  transpose(queue.weight[0], 16, turned);
   for (int c = 0; c < Values; ++c) {
     const float* grad = state.grad[c];
     f16 even = turned[0] * spread(grad[0]), odd = turned[1] * spread(grad[1]);
@@ -83,68 +84,82 @@ __attribute__((noinline)) void flush(Queue& queue, int block, const State<Values
     sum[Sum::moments + Sum::magnitudes + c] = even + odd;
   }
   for (int i = Sum::count; i < 16 * Sum::rows; ++i) sum[i] = spread(0.0f);
-  alignas(64) float square[16][16];
   for (int r = 0; r < Sum::rows; ++r) {
-    for (int i = 0; i < 16; ++i) store(square[i], sum[16 * r + i]);
-    transpose(square[0], turned);
-    for (int i = 0; i < 16; ++i) store(square[i], turned[i]);
-    for (int k = 0; k < queue.size; ++k) {
-      float* at = totals + 16 * (Sum::rows * queue.entry[k] + r);
-      store(at, load(at) + load(square[k]));
+    transpose(sum + 16 * r, turned);
+    alignas(64) float row[16][16];
+    for (int k = 0; k < 16; ++k) store(row[k], turned[k]);
+    for (int k = 0; k < size; ++k) {
+      float* at = totals + 16 * (Sum::rows * entry[k] + r);
+      store(at, load(at) + load(row[k]));
     }
   }
-  queue.size = 0;
 }
 
+// One block through its list, with the decisions of forward. Returns whether any pixel goes on.
 template <int Values, bool Geometry, bool Absolute>
-MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, State<Values>& state, Queue& queue,
-                       float* totals) {
+__attribute__((noinline)) bool walk(const Batch<Values>& batch, int block, int x, int y, State<Values>& state, Queue& queue,
+                                    float* totals) {
+  const f16 px = ramp_x() + spread(float(x)), py = ramp_y() + spread(float(y));
   const uint16_t* list = batch.list[block];
   const int length = batch.length[block];
-  const f16 least = spread(kTransmittanceMin), cap = spread(kAlphaMax);
+  const f16 least = spread(kTransmittanceMin), cap = spread(kAlphaMax), one = spread(1.0f);
+  const bool opaque = batch.opaque;
   f16 open = load(state.open), rest = load(state.rest), grad[Values];
   MOEGS_UNROLL
   for (int c = 0; c < Values; ++c) grad[c] = load(state.grad[c]);
   bool going = true;
-  for (int i = 0; i < length && going;) {
-    const int stop = i + kCheck < length ? i + kCheck : length;
-    for (; i < stop; ++i) {
-      const float* shape = batch.shape[list[i]];
-      const float* value = batch.value[list[i]];
-      const Opacity o = opacity_at(shape, px, py);
-      const f16 alpha = min(o.alpha, cap);
-      const f16 weight = open * alpha, before = open;
-      open = fnma(open, alpha, open);
-      const m16 lit = open > least;
-      const f16 shown = keep(lit, weight);
-      store(queue.weight[queue.size], shown);
-      if constexpr (Geometry) {
-        f16 along = spread(value[0]) * grad[0];
-        MOEGS_UNROLL
-        for (int c = 1; c < Values; ++c) along = fma(spread(value[c]), grad[c], along);
-        rest = fnma(shown, along, rest);
-        const f16 behind = rest * reciprocal(spread(1.0f) - alpha);
-        // alpha dL/d(alpha): along weighted by what it shows, less what it hides
-        const f16 s = keep(lit & (o.alpha <= cap), fnma(alpha, behind, before * alpha * along));
-        store(queue.s[queue.size], s);
-        if constexpr (Absolute) {
-          const f16 sx = fma(spread(2.0f * shape[2]), o.dx, spread(shape[3]) * o.dy);
-          const f16 sy = fma(spread(2.0f * shape[4]), o.dy, spread(shape[3]) * o.dx);
-          store(queue.ax[queue.size], abs(s * sx));
-          store(queue.ay[queue.size], abs(s * sy));
+  for (int begin = 0; begin < length && going; begin += 16) {
+    const int end = length - begin < 16 ? length - begin : 16;
+    int k = 0;
+    while (k < end && going) {
+      const int stop = k + kCheck < end ? k + kCheck : end;
+      for (; k < stop; ++k) {
+        const float* row = batch.row[list[begin + k]];
+        const Opacity o = opacity_at(row, px, py);
+        const f16 alpha = opaque ? min(o.alpha, cap) : o.alpha;
+        const f16 weight = open * alpha;
+        open = fnma(open, alpha, open);
+        m16 lit = open > least;
+        const f16 shown = keep(lit, weight);
+        store(queue.weight[k], shown);
+        if constexpr (Geometry) {
+          f16 along = spread(row[kRowValues]) * grad[0];
+          MOEGS_UNROLL
+          for (int c = 1; c < Values; ++c) along = fma(spread(row[kRowValues + c]), grad[c], along);
+          rest = fnma(shown, along, rest);
+          const f16 behind = rest * reciprocal(one - alpha);
+          if (opaque) lit = and_le(lit, o.alpha, cap);
+          // alpha dL/d(alpha): along weighted by what it shows, less what it hides
+          const f16 s = keep(lit, fnma(alpha, behind, weight * along));
+          store(queue.s[k], s);
+          if constexpr (Absolute) {
+            const f16 sx = fma(spread(2.0f * row[kRowA]), o.dx, spread(row[kRowB]) * o.dy);
+            const f16 sy = fma(spread(2.0f * row[kRowC]), o.dy, spread(row[kRowB]) * o.dx);
+            store(queue.ax[k], abs(s * sx));
+            store(queue.ay[k], abs(s * sy));
+          }
         }
       }
-      queue.entry[queue.size] = list[i];
-      if (++queue.size == 16) flush<Values, Geometry, Absolute>(queue, block, state, totals);
+      const m16 lit = open > least;
+      open = keep(lit, open);
+      going = any(lit);
     }
-    const m16 lit = open > least;
-    open = keep(lit, open);
-    going = any(lit);
+    flush<Values, Geometry, Absolute>(queue, list + begin, k, block, state, totals);
   }
-  if (queue.size > 0) flush<Values, Geometry, Absolute>(queue, block, state, totals);
   store(state.open, open);
   store(state.rest, rest);
   return going;
+}
+
+MOEGS_INLINE void prefetch_slots(const TileJob& job, const uint32_t* slot, int count) {
+  for (int j = 0; j < count; ++j) __builtin_prefetch(job.slots + slot[j] * job.slot_stride, 1, 2);
+}
+
+MOEGS_INLINE void prefetch_images(const TileJob& job, const Tile& t) {
+  for (int c = 0; c < job.n_channels; c += int(job.channels[c].image_stride)) {
+    prefetch_image<0>(job, t, job.channels[c].image, job.channels[c].image_stride);
+    prefetch_image<0>(job, t, job.channels[c].grad, job.channels[c].image_stride);
+  }
 }
 
 template <int Values>
@@ -155,49 +170,76 @@ void read_block(const TileJob& job, const Tile& t, int block, int first, State<V
   store(state.open, inside(job, block_x(t, block), block_y(t, block)));
   alignas(64) float image[Values + 2][16];
   __builtin_memset(image, 0, sizeof(image));
-  for (int c = 0; c < n; ++c) {
-    const Channel& channel = job.channels[first + c];
-    each_pixel(job, w, channel.image_stride, [&](int lane, size_t place) {
-      state.grad[c][lane] = channel.grad[place];
-      image[c][lane] = channel.image[place];
-    });
+  const Channel* channels = job.channels + first;
+  const int colors = interleaved_colors(channels, n, w) ? 3 : 0;
+  if (colors > 0) {
+    read_colors(job, w, channels[0].grad, state.grad);
+    read_colors(job, w, channels[0].image, image);
   }
-  if (first == 0 && job.grad_alpha != nullptr)
-    each_pixel(job, w, 1, [&](int lane, size_t place) {
-      image[Values][lane] = job.grad_alpha[place];
-      image[Values + 1][lane] = 1.0f - job.alpha[place];
-    });
-  f16 rest = -(load(image[Values]) * load(image[Values + 1]));
+  for (int c = colors; c < n; ++c) {
+    read_pixels(job, w, channels[c].grad, channels[c].image_stride, state.grad[c]);
+    read_pixels(job, w, channels[c].image, channels[c].image_stride, image[c]);
+  }
+  f16 rest = spread(0.0f);
+  if (first == 0 && job.grad_alpha != nullptr) {
+    read_pixels(job, w, job.grad_alpha, 1, image[Values]);
+    read_pixels(job, w, job.alpha, 1, image[Values + 1]);
+    rest = load(image[Values]) * (load(image[Values + 1]) - spread(1.0f));
+  }
   for (int c = 0; c < n; ++c) rest = fma(load(state.grad[c]), load(image[c]), rest);
   store(state.rest, rest);
 }
 
-// From moments about the tile's centre to gradients of the image position, the conic and ln(opacity).
-MOEGS_INLINE void finish_geometry(const float* shape, const Tile& t, const float* m, float* out, bool add) {
-  constexpr float kLn2 = 0.6931471805599453f;
-  const float dx = shape[0] - float(t.x + kTile / 2), dy = shape[1] - float(t.y + kTile / 2);
-  const float sx = dx * m[0] - m[1], sy = dy * m[0] - m[2];
-  const float sxx = dx * (sx - m[1]) + m[3], syy = dy * (sy - m[2]) + m[5];
-  const float sxy = dx * sy - dy * m[1] + m[4];
-  const float a = 2.0f * kLn2 * shape[2], b = kLn2 * shape[3], c = 2.0f * kLn2 * shape[4];
-  const float g[6] = {-(a * sx + b * sy), -(b * sx + c * sy), -0.5f * sxx, -sxy, -0.5f * syy, m[0]};
-  for (int i = 0; i < 6; ++i) out[i] = add ? out[i] + g[i] : g[i];
+// From moments about the tile's centre to gradients of the image position, the conic and ln(opacity), in place, for 16
+// entries; `shape` holds the columns of their rows.
+MOEGS_INLINE void finish_geometry(const f16* shape, const Tile& t, f16* m) {
+  const f16 dx = shape[kRowX] - spread(float(t.x + kTile / 2)), dy = shape[kRowY] - spread(float(t.y + kTile / 2));
+  const f16 sx = dx * m[0] - m[1], sy = dy * m[0] - m[2];
+  const f16 sxx = dx * (sx - m[1]) + m[3], syy = dy * (sy - m[2]) + m[5];
+  const f16 sxy = dx * sy - dy * m[1] + m[4];
+  const f16 two_a = spread(2.0f * kLn2) * shape[kRowA], b = spread(kLn2) * shape[kRowB];
+  const f16 two_c = spread(2.0f * kLn2) * shape[kRowC], level = m[0];
+  m[kSlotX] = -(two_a * sx + b * sy);
+  m[kSlotY] = -(b * sx + two_c * sy);
+  m[kSlotA] = spread(-0.5f) * sxx;
+  m[kSlotB] = -sxy;
+  m[kSlotC] = spread(-0.5f) * syy;
+  m[kSlotLevel] = level;
 }
 
+// Sixteen entries' totals, from moments to the columns of gradient slots.
 template <int Values, bool Geometry, bool Absolute>
-void finish_batch(const TileJob& job, const Tile& t, int first, const Batch<Values>& batch, const float* totals) {
+MOEGS_INLINE void finish_sixteen(const Tile& t, const float* rows, float* totals) {
   using Sum = Sums<Values, Geometry, Absolute>;
-  constexpr float kLn2 = 0.6931471805599453f;
+  constexpr size_t stride = 16 * Sum::rows;
+  f16 shape[16], sum[16], turned[16];
+  transpose(rows, Batch<Values>::width, shape);
+  transpose(totals, stride, sum);
+  finish_geometry(shape, t, sum);
+  for (int i = 0; i < Sum::magnitudes; ++i) sum[Sum::moments + i] = spread(kLn2) * sum[Sum::moments + i];
+  transpose(sum, turned);
+  for (int k = 0; k < 16; ++k) store(totals + k * stride, turned[k]);
+}
+
+// Writes the totals of a batch to the entries' slots. The first walk's columns are those of a slot; later walks bring more
+// values, and add to the geometry.
+template <int Values, bool Geometry, bool Absolute>
+void finish_batch(const TileJob& job, const Tile& t, int first, const Batch<Values>& batch, float* totals) {
+  using Sum = Sums<Values, Geometry, Absolute>;
+  constexpr int fixed = Sum::moments + Sum::magnitudes;
   const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
+  for (int j = 0; Geometry && j < batch.size; j += 16)
+    finish_sixteen<Values, Geometry, Absolute>(t, batch.row[j], totals + 16 * Sum::rows * j);
   for (int j = 0; j < batch.size; ++j) {
     const float* sum = totals + 16 * Sum::rows * j;
     float* out = job.slots + batch.slot[j] * job.slot_stride;
     job.touched[batch.slot[j]] = 1;
-    if constexpr (Geometry) finish_geometry(batch.shape[j], t, sum, out, first > 0);
-    for (int i = 0; i < Sum::magnitudes; ++i)
-      out[Sum::moments + i] = kLn2 * sum[Sum::moments + i] + (first > 0 ? out[Sum::moments + i] : 0.0f);
-    float* values = out + Sum::moments + Sum::magnitudes + first;
-    for (int c = 0; c < n; ++c) values[c] = sum[Sum::moments + Sum::magnitudes + c];
+    if (first == 0) {
+      for (int c = 0; c < fixed + n; c += 16) store_first(out + c, load(sum + c), fixed + n - c < 16 ? fixed + n - c : 16);
+      continue;
+    }
+    for (int i = 0; i < fixed; ++i) out[i] += sum[i];
+    for (int c = 0; c < n; ++c) out[fixed + first + c] = sum[fixed + c];
   }
 }
 
@@ -206,6 +248,8 @@ void differentiate(const TileJob& job, size_t list, int first) {
   const Tile t = tile_of(job, list);
   State<Values> state[16];
   uint32_t alive = 0;
+  const uint64_t end = t.begin + job.used[list];
+  if (first == 0) prefetch_images(job, t);
   for (int b = 0; b < 16; ++b) {
     read_block(job, t, b, first, state[b]);
     alive |= uint32_t(any(load(state[b].open) > spread(0.0f))) << b;
@@ -215,16 +259,17 @@ void differentiate(const TileJob& job, size_t list, int first) {
   __builtin_memset(&queue, 0, sizeof(queue));
   alignas(64) float totals[kBatch * 16 * Sums<Values, Geometry, Absolute>::rows];
   uint64_t at = t.begin;
-  const uint64_t end = t.begin + job.used[list];
   while (at < end) {
     const uint64_t stop = end - at < kBatch ? end : at + kBatch;
     fill_batch(job, first, at, stop, alive, batch);
+    prefetch_records(job, stop < end ? stop : t.end);
+    prefetch_slots(job, batch.slot, batch.size);
     at = stop;
     __builtin_memset(totals, 0, size_t(batch.size) * sizeof(totals) / kBatch);
     for (uint32_t left = alive; left != 0; left &= left - 1) {
       const int b = __builtin_ctz(left);
-      const f16 px = ramp_x() + spread(float(block_x(t, b))), py = ramp_y() + spread(float(block_y(t, b)));
-      if (!walk<Values, Geometry, Absolute>(batch, b, px, py, state[b], queue, totals)) alive &= ~(1u << b);
+      const int x = block_x(t, b), y = block_y(t, b);
+      if (!walk<Values, Geometry, Absolute>(batch, b, x, y, state[b], queue, totals)) alive &= ~(1u << b);
     }
     finish_batch<Values, Geometry, Absolute>(job, t, first, batch, totals);
   }

@@ -10,12 +10,15 @@ struct State {  // of a block: transmittance, the same frozen where a pixel stop
 };
 
 // One block through its list. A pixel stops before the Gaussian that would leave it too little light: from then on
-// `open` is at most the threshold and `final` keeps its value. Returns whether any pixel goes on.
+// `open` is at most the threshold and `final` keeps its value. Returns whether any pixel goes on. Not inlined, so that it
+// has all registers to itself.
 template <int Values>
-MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, State<Values>& state) {
+__attribute__((noinline)) bool walk(const Batch<Values>& batch, int block, int x, int y, State<Values>& state) {
+  const f16 px = ramp_x() + spread(float(x)), py = ramp_y() + spread(float(y));
   const uint16_t* list = batch.list[block];
   const int length = batch.length[block];
-  const f16 least = spread(kTransmittanceMin);
+  const f16 least = spread(kTransmittanceMin), cap = spread(kAlphaMax);
+  const bool opaque = batch.opaque;
   f16 open = load(state.open), final = load(state.final), sum[Values];
   MOEGS_UNROLL
   for (int c = 0; c < Values; ++c) sum[c] = load(state.sum[c]);
@@ -23,16 +26,16 @@ MOEGS_INLINE bool walk(const Batch<Values>& batch, int block, f16 px, f16 py, St
   for (int i = 0; i < length && going;) {
     const int stop = i + kCheck < length ? i + kCheck : length;
     for (; i < stop; ++i) {
-      const float* value = batch.value[list[i]];
-      const Opacity o = opacity_at(batch.shape[list[i]], px, py);
-      const f16 alpha = min(o.alpha, spread(kAlphaMax));
+      const float* row = batch.row[list[i]];
+      f16 alpha = opacity_at(row, px, py).alpha;
+      if (opaque) alpha = min(alpha, cap);
       const f16 weight = open * alpha;
       open = fnma(open, alpha, open);
       const m16 lit = open > least;
       const f16 shown = keep(lit, weight);
       final = select(lit, open, final);
       MOEGS_UNROLL
-      for (int c = 0; c < Values; ++c) sum[c] = fma(shown, spread(value[c]), sum[c]);
+      for (int c = 0; c < Values; ++c) sum[c] = fma(shown, spread(row[kRowValues + c]), sum[c]);
     }
     const m16 lit = open > least;
     open = keep(lit, open);
@@ -49,18 +52,19 @@ template <int Values>
 void write_block(const TileJob& job, const Tile& t, int block, int first, const State<Values>& state) {
   const Window w = window(job, t, block);
   const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
-  alignas(64) float v[16];
+  const Channel* channels = job.channels + first;
+  alignas(64) float v[Values + 1][16];
   const f16 final = load(state.final);
   for (int c = 0; c < n; ++c) {
-    const Channel& channel = job.channels[first + c];
     const float behind = first + c < 3 ? job.background[3 * t.group + first + c] : 0.0f;
-    store(v, load(state.sum[c]) + spread(behind) * final);
-    float* const image = channel.image;
-    each_pixel(job, w, channel.image_stride, [&](int lane, size_t place) { image[place] = v[lane]; });
+    store(v[c], load(state.sum[c]) + spread(behind) * final);
   }
+  const int colors = interleaved_colors(channels, n, w) ? 3 : 0;
+  if (colors > 0) write_colors(job, w, channels[0].image, v);
+  for (int c = colors; c < n; ++c) write_pixels(job, w, channels[c].image, channels[c].image_stride, v[c]);
   if (first > 0) return;
-  store(v, spread(1.0f) - final);
-  each_pixel(job, w, 1, [&](int lane, size_t place) { job.alpha[place] = v[lane]; });
+  store(v[Values], spread(1.0f) - final);
+  write_pixels(job, w, job.alpha, 1, v[Values]);
 }
 
 // Channels [first, first + Values) of one tile. The first walk also finds the block masks; later ones read them.
@@ -84,18 +88,19 @@ void composite(const TileJob& job, size_t list, int first) {
     const uint64_t stop = t.end - at < kBatch ? t.end : at + kBatch;
     if (first == 0)
       for (uint64_t k = at; k < stop; ++k) {
-        if (k + 8 < t.end) __builtin_prefetch(&job.records[job.entries[k + 8].gaussian]);
         job.masks[k] = uint16_t(touched_blocks(job.records[job.entries[k].gaussian], edges));
       }
     fill_batch(job, first, at, stop, alive, batch);
+    prefetch_records(job, stop);
     at = stop;
     for (uint32_t left = alive; left != 0; left &= left - 1) {
       const int b = __builtin_ctz(left);
-      const f16 px = ramp_x() + spread(float(block_x(t, b))), py = ramp_y() + spread(float(block_y(t, b)));
-      if (!walk(batch, b, px, py, state[b])) alive &= ~(1u << b);
+      if (!walk(batch, b, block_x(t, b), block_y(t, b), state[b])) alive &= ~(1u << b);
     }
   }
   job.used[list] = uint32_t(at - t.begin);
+  for (int c = first; c < job.n_channels && c < first + Values; c += int(job.channels[c].image_stride))
+    prefetch_image<1>(job, t, job.channels[c].image, job.channels[c].image_stride);
   for (uint32_t left = all; left != 0; left &= left - 1) {
     const int b = __builtin_ctz(left);
     write_block(job, t, b, first, state[b]);

@@ -140,6 +140,7 @@ bool shade_drawn(const Scene& s, const uint64_t* keys, uint32_t drawn, Record* r
   for (uint32_t from = 0; from < drawn; from += 16) {
     uint32_t row[16];
     const int lanes = take_rows(keys, drawn, from, row);
+    for (uint32_t ahead = from + 16; ahead < from + 32 && ahead < drawn; ++ahead) prefetch_harmonics(s, uint32_t(keys[ahead]));
     f16 mean[3], color[3];
     load_rows<3>(s.means, row, mean);
     shade_any(s, row, mean, color, sentinel);

@@ -14,6 +14,7 @@ constexpr float kAlphaMax = 0.999f;
 constexpr float kAlphaMin = 1.0f / 255.0f;
 constexpr float kTransmittanceMin = 1e-4f;
 constexpr float kLog2AlphaMin = -7.99435344f;
+constexpr float kLevelMax = 7.99f;  // log2(kAlphaMax / kAlphaMin), less a margin
 constexpr float kDetMin = 1e-10f;
 
 struct GroupOptions {
@@ -61,6 +62,7 @@ struct TileJob {
   const Record* records;
   const Entry* entries;    // tile lists one after the other, front to back
   const uint64_t* starts;  // where each list begins, and the end of the last
+  uint64_t n_entries;
   uint16_t* masks;         // per entry: which blocks of the tile the ellipse touches
   uint32_t* used;          // per list: how many entries forward looked at
   int width, height, tiles_x, tiles_y;

@@ -44,6 +44,11 @@ MOEGS_INLINE void load_shape(const Scene& s, const uint32_t* row, Shape& shape) 
   shape.covar[4] = half * c[5] + half * c[7];
 }
 
+MOEGS_INLINE void prefetch_harmonics(const Scene& s, size_t row) {
+  const size_t width = 3 * size_t(s.sh_terms);
+  for (size_t c = 0; c < width; c += 16) __builtin_prefetch(s.sh + row * width + c);
+}
+
 // Unit direction from the camera to a point; `inverse_length` of the way there.
 MOEGS_INLINE Direction look(const Scene& s, const f16* mean, f16& inverse_length) {
   f16 d[3];

@@ -43,13 +43,20 @@ uint64_t* sort_by_depth(uint64_t* keys, uint64_t* other, size_t count) {
   return keys;
 }
 
-// Calls visit(list, place in the box) for every tile of a record's box that is to be drawn, in slot order.
+// What the tile lists need of a record, so that it is fetched only once.
+struct Box {
+  uint32_t gaussian, slot;
+  uint16_t x0, y0, x1, y1;
+  int32_t group;
+};
+
+// Calls visit(list, place in the box) for every tile of a box that is to be drawn, in slot order.
 template <class Visit>
-inline void each_tile(const Record& r, const Scene& s, Visit&& visit) {
-  const size_t base = size_t(r.group) * s.tiles_x * s.tiles_y;
+inline void each_tile(const Box& b, const Scene& s, Visit&& visit) {
+  const size_t base = size_t(b.group) * s.tiles_x * s.tiles_y;
   uint32_t place = 0;
-  for (size_t y = r.y0; y < r.y1; ++y)
-    for (size_t x = r.x0; x < r.x1; ++x, ++place) {
+  for (size_t y = b.y0; y < b.y1; ++y)
+    for (size_t x = b.x0; x < b.x1; ++x, ++place) {
       const size_t list = base + y * s.tiles_x + x;
       if (s.tiles == nullptr || s.tiles[list]) visit(list, place);
     }
@@ -60,19 +67,23 @@ inline void each_tile(const Record& r, const Scene& s, Visit&& visit) {
 void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int threads) {
   const size_t lists = t.n_lists;
   const size_t most = std::max<size_t>(1, (size_t(1) << 22) / lists);
-  const size_t pieces = threads > 1 ? std::min<size_t>({size_t(threads) * 2, most, t.n_drawn / 4096 + 1}) : 1;
+  const size_t pieces = threads > 1 ? std::min<size_t>({size_t(threads) * 2, most, t.n_drawn / 1024 + 1}) : 1;
   uint32_t* counts = tmp->d.get<uint32_t>(pieces * lists);
-  auto run = [&](size_t piece, auto&& visit) {
+  Box* boxes = tmp->e.get<Box>(t.n_drawn);
+  const auto run = [&](size_t piece, auto&& visit) {
     const size_t first = t.n_drawn * piece / pieces, last = t.n_drawn * (piece + 1) / pieces;
-    for (size_t i = first; i < last; ++i) {
-      if (i + 16 < last) __builtin_prefetch(&t.records[uint32_t(order[i + 16])]);
-      visit(uint32_t(order[i]));
-    }
+    for (size_t i = first; i < last; ++i) visit(i, last);
   };
   parallel(pieces, threads, [&](size_t piece) {
     uint32_t* count = counts + piece * lists;
     std::memset(count, 0, lists * sizeof(uint32_t));
-    run(piece, [&](uint32_t i) { each_tile(t.records[i], s, [&](size_t list, uint32_t) { ++count[list]; }); });
+    run(piece, [&](size_t i, size_t last) {
+      if (i + 16 < last) __builtin_prefetch(&t.records[uint32_t(order[i + 16])].slot);
+      const uint32_t g = uint32_t(order[i]);
+      const Record& r = t.records[g];
+      boxes[i] = {g, uint32_t(t.chunk_slot[g / kChunk]) + r.slot, r.x0, r.y0, r.x1, r.y1, r.group};
+      each_tile(boxes[i], s, [&](size_t list, uint32_t) { ++count[list]; });
+    });
   });
   uint64_t sum = 0;
   for (size_t list = 0; list < lists; ++list) {
@@ -85,10 +96,9 @@ void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int
   t.starts[lists] = sum;
   parallel(pieces, threads, [&](size_t piece) {
     uint32_t* at = counts + piece * lists;
-    run(piece, [&](uint32_t i) {
-      const Record& r = t.records[i];
-      const uint32_t slot = uint32_t(t.chunk_slot[i / kChunk]) + r.slot;
-      each_tile(r, s, [&](size_t list, uint32_t place) { t.entries[at[list]++] = {i, slot + place}; });
+    run(piece, [&](size_t i, size_t) {
+      const Box& b = boxes[i];
+      each_tile(b, s, [&](size_t list, uint32_t place) { t.entries[at[list]++] = {b.gaussian, b.slot + place}; });
     });
   });
 }
@@ -142,6 +152,7 @@ TileJob tile_job(const Scene& s, const Trace& t, const std::vector<Channel>& cha
   job.records = t.records;
   job.entries = t.entries;
   job.starts = t.starts;
+  job.n_entries = t.starts[t.n_lists];
   job.masks = t.masks;
   job.used = t.used;
   job.width = s.width, job.height = s.height;
@@ -150,6 +161,16 @@ TileJob tile_job(const Scene& s, const Trace& t, const std::vector<Channel>& cha
   job.channels = channels.data();
   job.alpha = alpha;
   return job;
+}
+
+// Calls tile(list) for every list. A piece is a run of tiles side by side, which share many Gaussians; it is short enough
+// for the last ones to come out even.
+template <class F>
+void each_list(size_t lists, int threads, F&& tile) {
+  const size_t run = std::clamp<size_t>(lists / (size_t(std::max(threads, 1)) * 32), 1, 8);
+  parallel((lists + run - 1) / run, threads, [&](size_t piece) {
+    for (size_t list = piece * run; list < std::min(lists, (piece + 1) * run); ++list) tile(list);
+  });
 }
 
 // Gradient of the 4x4 view matrix from the chunks' sums: rotation, translation, and the camera centre -R^T t.
@@ -216,7 +237,7 @@ std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Im
   TileJob job = tile_job(s, *t, channels, images.alpha);
   job.background = background;
   const auto kernel = MOEGS_PICK(forward_tile);
-  parallel(t->n_lists, threads, [&](size_t list) { kernel(job, list); });
+  each_list(t->n_lists, threads, [&](size_t list) { kernel(job, list); });
   return t;
 }
 
@@ -239,7 +260,7 @@ void backward(const Scene& s, const Trace& t, const Images& images, const ImageG
   layout.touched = job.touched;
   std::memset(job.touched, 0, t.n_entries);
   const auto tile = MOEGS_PICK(backward_tile);
-  parallel(t.n_lists, threads, [&](size_t list) { tile(job, list); });
+  each_list(t.n_lists, threads, [&](size_t list) { tile(job, list); });
   const auto chunk = MOEGS_PICK(unproject_chunk);
   parallel(chunks, threads, [&](size_t c) {
     chunk(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, t.radii, &layout, nullptr, grads);

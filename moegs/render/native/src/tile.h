@@ -50,15 +50,54 @@ MOEGS_INLINE Window window(const TileJob& job, const Tile& t, int block) {
 // Calls move(lane, place) for every pixel of a block inside the image; place is where it is in an image of this stride.
 template <class Move>
 MOEGS_INLINE void each_pixel(const TileJob& job, const Window& w, size_t stride, Move&& move) {
-  if (w.width == 4 && w.height == 4) {
-    for (int j = 0; j < 4; ++j) {
-      const size_t row = (w.first + size_t(j) * job.width) * stride;
-      for (int i = 0; i < 4; ++i) move(4 * j + i, row + i * stride);
-    }
-    return;
+  size_t row = w.first * stride;
+  for (int j = 0; j < w.height; ++j, row += size_t(job.width) * stride) {
+    size_t place = row;
+    for (int i = 0; i < w.width; ++i, place += stride) move(4 * j + i, place);
   }
-  for (int j = 0; j < w.height; ++j)
-    for (int i = 0; i < w.width; ++i) move(4 * j + i, (w.first + size_t(j) * job.width + i) * stride);
+}
+
+// One channel of a block between the image and 16 lanes.
+MOEGS_INLINE void write_pixels(const TileJob& job, const Window& w, float* image, size_t stride, const float* lanes) {
+  each_pixel(job, w, stride, [=](int lane, size_t place) { image[place] = lanes[lane]; });
+}
+MOEGS_INLINE void read_pixels(const TileJob& job, const Window& w, const float* image, size_t stride, float* lanes) {
+  each_pixel(job, w, stride, [=](int lane, size_t place) { lanes[lane] = image[place]; });
+}
+
+// Three interleaved channels of a block wholly inside the image, a row of four pixels at a time.
+MOEGS_INLINE void write_colors(const TileJob& job, const Window& w, float* image, const float (*lanes)[16]) {
+  for (int j = 0; j < 4; ++j)
+    interleave(load_quad(lanes[0] + 4 * j), load_quad(lanes[1] + 4 * j), load_quad(lanes[2] + 4 * j),
+               image + 3 * (w.first + size_t(j) * job.width));
+}
+MOEGS_INLINE void read_colors(const TileJob& job, const Window& w, const float* image, float (*lanes)[16]) {
+  for (int j = 0; j < 4; ++j) {
+    quad c[3];
+    separate(image + 3 * (w.first + size_t(j) * job.width), c[0], c[1], c[2]);
+    for (int i = 0; i < 3; ++i) store_quad(lanes[i] + 4 * j, c[i]);
+  }
+}
+
+// Asks for what will soon be read or written: a tile's rows of an image, and the records of the entries from `at` on, be
+// they the next tile's. The processor cannot guess either, and waits for many at a time as long as for one.
+template <int Write>
+MOEGS_INLINE void prefetch_image(const TileJob& job, const Tile& t, const float* image, size_t stride) {
+  const size_t width = job.width - t.x < kTile ? job.width - t.x : kTile, height = job.height - t.y < kTile ? job.height - t.y : kTile;
+  for (size_t j = 0; j < height; ++j) {
+    const float* row = image + ((size_t(t.group) * job.height + t.y + j) * job.width + t.x) * stride;
+    for (size_t i = 0; i < width * stride; i += 16) __builtin_prefetch(row + i, Write);
+  }
+}
+
+MOEGS_INLINE void prefetch_records(const TileJob& job, uint64_t at) {
+  const uint64_t stop = job.n_entries - at < kBatch ? job.n_entries : at + kBatch;
+  for (; at < stop; ++at) __builtin_prefetch(&job.records[job.entries[at].gaussian], 0, 2);
+}
+
+// Whether the first three of n channels are one interleaved image and the block lies wholly inside it.
+MOEGS_INLINE bool interleaved_colors(const Channel* channels, int n, const Window& w) {
+  return n >= 3 && w.width == 4 && w.height == 4 && channels[0].image_stride == 3 && channels[2].image == channels[0].image + 2;
 }
 
 // Which pixels of a block lie in the image, as ones and zeros.
@@ -92,15 +131,19 @@ MOEGS_INLINE uint32_t touched_blocks(const Record& r, const BlockEdges& e) {
   return bits(~(min(q1, q2) > spread(reach + 1e-4f * reach + 1e-3f)));
 }
 
+// What the walk over a block needs of an entry, in one cache line (two with many values).
+enum RowColumn { kRowX, kRowY, kRowA, kRowB, kRowC, kRowLevel, kRowCeiling, kRowValues = 8 };
+
 // The entries of one batch that touch a living block, and for each block which of them.
 template <int Values>
 struct Batch {
-  alignas(64) float shape[kBatch][8];  // x, y, a, b, c, level
-  alignas(64) float value[kBatch][Values];
+  static constexpr int width = kRowValues + Values <= 16 ? 16 : 32;
+  alignas(64) float row[kBatch][width];
   alignas(64) uint16_t blocks[kBatch + 16];
   uint16_t list[16][kBatch + 16];      // with room to write past the end
   uint32_t slot[kBatch], length[16];
   int size;
+  bool opaque;  // whether any entry's opacity can exceed what is drawn at most
 };
 
 // For every block the entries that touch it, in order. Branch-free: which blocks an entry touches is hard to foresee.
@@ -132,11 +175,28 @@ MOEGS_INLINE void list_blocks(Batch<Values>& batch) {
 #endif
 }
 
+// How many of the channels from `first` on lie side by side, as colour and depth do in a record.
+MOEGS_INLINE int side_by_side(const TileJob& job, int first, int n) {
+  const Channel* channels = job.channels + first;
+  int count = n > 0 ? 1 : 0;
+  while (count < n && count < 4 && channels[count].values == channels[0].values + count) ++count;
+  return count;
+}
+
+MOEGS_INLINE void fill_row(const Record& r, float* row) {
+  static_assert(offsetof(Record, level) == kRowLevel * sizeof(float), "a row begins as a record does");
+  __builtin_memcpy(row, &r, kRowValues * sizeof(float));
+  const float level = r.level - kLog2AlphaMin;
+  row[kRowLevel] = level;
+  row[kRowCeiling] = level + 1e-5f;
+}
+
 // Reads entries [from, to), whose block masks are known, into a batch.
 template <int Values>
 MOEGS_INLINE void fill_batch(const TileJob& job, int first, uint64_t from, uint64_t to, uint32_t alive, Batch<Values>& batch) {
   const int n = job.n_channels - first < Values ? job.n_channels - first : Values;
   const Channel* channels = job.channels + first;
+  const int packed = first == 0 && side_by_side(job, first, n) >= 3 ? side_by_side(job, first, n) : 0;
   uint32_t kept[kBatch + 1];
   int size = 0;
   for (uint64_t at = from; at < to; ++at) {
@@ -146,37 +206,39 @@ MOEGS_INLINE void fill_batch(const TileJob& job, int first, uint64_t from, uint6
     size += blocks != 0;
   }
   batch.size = size;
+  float highest = 0.0f;
   for (int j = 0; j < size; ++j) {
     const Entry entry = job.entries[from + kept[j]];
-    if (j + 8 < size) {
+    if (n > 4 && j + 8 < size) {
       const size_t ahead = job.entries[from + kept[j + 8]].gaussian;
-      __builtin_prefetch(&job.records[ahead]);
-      if (n > 4) __builtin_prefetch(channels[4].values + ahead * channels[4].value_stride);
-      if (n > 4) __builtin_prefetch(channels[n - 1].values + ahead * channels[n - 1].value_stride);
+      __builtin_prefetch(channels[4].values + ahead * channels[4].value_stride);
+      __builtin_prefetch(channels[n - 1].values + ahead * channels[n - 1].value_stride);
     }
-    __builtin_memcpy(batch.shape[j], &job.records[entry.gaussian].x, sizeof(batch.shape[j]));
+    float* row = batch.row[j];
+    fill_row(job.records[entry.gaussian], row);
+    highest = row[kRowLevel] > highest ? row[kRowLevel] : highest;
     batch.slot[j] = entry.slot;
-    for (int c = 0; c < n; ++c) batch.value[j][c] = channels[c].values[entry.gaussian * channels[c].value_stride];
-    for (int c = n; c < Values; ++c) batch.value[j][c] = 0.0f;
+    if (packed > 0) __builtin_memcpy(row + kRowValues, channels[0].values + entry.gaussian * channels[0].value_stride, 16);
+    for (int c = packed; c < n; ++c) row[kRowValues + c] = channels[c].values[entry.gaussian * channels[c].value_stride];
+    for (int c = n; c < Values; ++c) row[kRowValues + c] = 0.0f;
   }
+  batch.opaque = highest > kLevelMax;
   list_blocks(batch);
 }
 
-// sigma >= 0 and alpha >= 1/255 decide who takes part; both passes must decide alike, so both call this.
+// sigma >= 0 and alpha >= 1/255 decide who takes part; both passes must decide alike, so both call this. alpha is zero
+// where either fails. A sigma of zero may come out a little below: the ceiling leaves room for that.
 struct Opacity {
-  f16 dx, dy, alpha;  // alpha is meaningful where `there`
-  m16 there;
+  f16 dx, dy, alpha;
 };
 
-MOEGS_INLINE Opacity opacity_at(const float* shape, f16 px, f16 py) {
+MOEGS_INLINE Opacity opacity_at(const float* row, f16 px, f16 py) {
   Opacity o;
-  o.dx = spread(shape[0]) - px;
-  o.dy = spread(shape[1]) - py;
-  const f16 level = spread(shape[5]);
-  const f16 q = fma(fma(spread(shape[3]), o.dy, spread(shape[2]) * o.dx), o.dx, spread(shape[4]) * o.dy * o.dy);
-  const f16 power = level - q;
-  o.there = (power >= spread(kLog2AlphaMin)) & (q >= spread(0.0f));
-  o.alpha = keep(o.there, exp2(power));
+  o.dx = spread(row[kRowX]) - px;
+  o.dy = spread(row[kRowY]) - py;
+  const f16 slope = fma(spread(row[kRowB]), o.dy, spread(row[kRowA]) * o.dx);
+  const f16 level = fnma(spread(row[kRowC]) * o.dy, o.dy, fnma(slope, o.dx, spread(row[kRowLevel])));
+  o.alpha = opacity(from_zero_to(level, spread(row[kRowCeiling])), level);
   return o;
 }
 

@@ -99,13 +99,14 @@ void unshade(const Scene& s, const uint32_t* row, int lanes, const f16* mean, co
   }
   if (out == nullptr) return;
   harmonics<Terms>(d, value);
-  alignas(64) float y[Terms][16], c[3][16];
-  for (int k = 0; k < Terms; ++k) store(y[k], value[k]);
-  for (int i = 0; i < 3; ++i) store(c[i], g.color[i]);
-  for (int l = 0; l < lanes; ++l) {
-    float* o = out + size_t(row[l]) * 3 * Terms;
-    for (int k = 0; k < Terms; ++k)
-      for (int i = 0; i < 3; ++i) o[3 * k + i] = y[k][l] * c[i][l];
+  f16 product[(3 * Terms + 15) / 16 * 16], turned[16];
+  for (int k = 0; k < Terms; ++k)
+    for (int i = 0; i < 3; ++i) product[3 * k + i] = value[k] * g.color[i];
+  for (int c = 0; c < 3 * Terms; c += 16) {
+    const int width = 3 * Terms - c < 16 ? 3 * Terms - c : 16;
+    for (int i = width; i < 16; ++i) product[c + i] = spread(0.0f);
+    transpose(product + c, turned);
+    for (int l = 0; l < lanes; ++l) store_first(out + size_t(row[l]) * 3 * Terms + c, turned[l], width);
   }
 }
 
@@ -296,6 +297,7 @@ void unproject_chunk(const Scene& s, int64_t begin, int64_t end, const Record* r
     if (b.lanes == 0) break;
     __builtin_memset(&in, 0, sizeof(in));
     for (int l = b.lanes; l < 16; ++l) b.row[l] = b.row[b.lanes - 1];
+    for (int l = 0; l < b.lanes; ++l) prefetch_harmonics(s, b.row[l]);  // needed only after the slots have been summed
     for (int l = 0; l < b.lanes; ++l) {
       const size_t row = b.row[l];
       float* features = grads.features != nullptr ? grads.features + row * s.n_features : nullptr;

@@ -3,6 +3,10 @@
 // A call leases a whole set; two calls at a time get two sets. Idle sets are kept for the next call, a few of them.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -35,11 +39,17 @@ class Buffer {
     std::free(data_);
     capacity_ = 0;
     const size_t wanted = (bytes + bytes / 4 + 63) / 64 * 64;  // some room, so that a growing scene grows rarely
-    data_ = std::aligned_alloc(64, wanted);
+    const size_t page = wanted >= 2 * kHugePage ? kHugePage : 64;
+    const size_t whole = (wanted + page - 1) / page * page;
+    data_ = std::aligned_alloc(page, whole);
     if (data_ == nullptr) throw std::bad_alloc();
-    capacity_ = wanted;
+#if defined(__linux__)
+    if (page == kHugePage) madvise(data_, whole, MADV_HUGEPAGE);  // tables that are read at random
+#endif
+    capacity_ = whole;
   }
 
+  static constexpr size_t kHugePage = size_t(1) << 21;
   void* data_ = nullptr;
   size_t capacity_ = 0;
 };
