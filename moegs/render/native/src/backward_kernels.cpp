@@ -32,29 +32,33 @@ MOEGS_INLINE f16 total(const f16* v) {
   return ((pairs[0] + pairs[1]) + (pairs[2] + pairs[3])) + ((pairs[4] + pairs[5]) + (pairs[6] + pairs[7]));
 }
 
-// Moments 1, x, y, xx, xy, yy of 16 entries (lanes) over 16 pixels (vectors); x and y count from the tile's centre.
-MOEGS_INLINE void moments(const f16* s, float x0, float y0, f16* out) {
-  f16 row[4], row_x[4], column[4];
+// v at -1.5, -0.5, 0.5 and 1.5, times those places, summed.
+MOEGS_INLINE f16 first_moment(f16 v0, f16 v1, f16 v2, f16 v3) {
+  return fma(spread(1.5f), v3 - v0, spread(0.5f) * (v2 - v1));
+}
+
+// Moments 1, x, y, xx, xy, yy of 16 entries (lanes) over 16 pixels (vectors), first about the block's centre, where pixels
+// lie symmetrically, then about a point from which that centre is (x, y).
+MOEGS_INLINE void moments(const f16* s, float x, float y, f16* out) {
+  const f16 outer = spread(2.25f), inner = spread(0.25f), cx = spread(x), cy = spread(y);
+  f16 sides[4], middle[4], row[4], row_x[4];
   for (int i = 0; i < 4; ++i) {
     const f16* r = s + 4 * i;
-    row[i] = (r[0] + r[1]) + (r[2] + r[3]);
-    row_x[i] = spread(x0) * r[0];
-    for (int j = 1; j < 4; ++j) row_x[i] = fma(spread(x0 + j), r[j], row_x[i]);
-    column[i] = (s[i] + s[4 + i]) + (s[8 + i] + s[12 + i]);
+    sides[i] = r[0] + r[3];
+    middle[i] = r[1] + r[2];
+    row[i] = sides[i] + middle[i];
+    row_x[i] = first_moment(r[0], r[1], r[2], r[3]);
   }
-  out[0] = (row[0] + row[1]) + (row[2] + row[3]);
-  out[1] = (row_x[0] + row_x[1]) + (row_x[2] + row_x[3]);
-  out[2] = spread(y0) * row[0];
-  out[3] = spread(x0 * x0) * column[0];
-  out[4] = spread(y0) * row_x[0];
-  out[5] = spread(y0 * y0) * row[0];
-  for (int j = 1; j < 4; ++j) {
-    const float x = x0 + j, y = y0 + j;
-    out[2] = fma(spread(y), row[j], out[2]);
-    out[3] = fma(spread(x * x), column[j], out[3]);
-    out[4] = fma(spread(y), row_x[j], out[4]);
-    out[5] = fma(spread(y * y), row[j], out[5]);
-  }
+  const f16 side = (sides[0] + sides[1]) + (sides[2] + sides[3]), mid = (middle[0] + middle[1]) + (middle[2] + middle[3]);
+  const f16 mx = (row_x[0] + row_x[1]) + (row_x[2] + row_x[3]), my = first_moment(row[0], row[1], row[2], row[3]);
+  const f16 mxx = fma(outer, side, inner * mid), myy = fma(outer, row[0] + row[3], inner * (row[1] + row[2]));
+  const f16 mxy = first_moment(row_x[0], row_x[1], row_x[2], row_x[3]);
+  out[0] = side + mid;
+  out[1] = fma(cx, out[0], mx);
+  out[2] = fma(cy, out[0], my);
+  out[3] = fma(cx, mx + out[1], mxx);
+  out[4] = fma(cx, out[2], fma(cy, mx, mxy));
+  out[5] = fma(cy, my + out[2], myy);
 }
 
 // Sums the queue's first `size` rows and adds them to the totals (Sums::rows vectors each) of the entries they belong to.
@@ -65,7 +69,7 @@ __attribute__((noinline)) void flush(const Queue& queue, const uint16_t* entry, 
   f16 turned[16], sum[16 * Sum::rows];
   if constexpr (Geometry) {
     transpose(queue.s[0], 16, turned);
-    moments(turned, float(4 * (block & 3)) - 7.5f, float(4 * (block >> 2)) - 7.5f, sum);
+    moments(turned, float(4 * (block & 3)) - 6.0f, float(4 * (block >> 2)) - 6.0f, sum);
   }
   if constexpr (Absolute) {
     transpose(queue.ax[0], 16, turned);
