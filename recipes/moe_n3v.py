@@ -1,4 +1,4 @@
-"""Train experts with different motion priors, route between them, measure on the held-out camera and show it.
+"""Train experts with different motion priors and a router, then all together; measure on the held-out camera and show it.
 
 python recipes/moe_n3v.py [--data DIR] [--experts polynomial interpolation] [--out DIR] [--budget small|medium|full]
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,12 +29,13 @@ def main() -> None:
     args = arguments()
     scene = load_scene(args.data or clip(args.out / "clip"), cache_dir=args.out / "frames")
     experts = {name: expert(args, scene, name) for name in numbered(args.experts)}
-    mixture = mix(args, scene, experts)
-    results = measure(args, scene, mixture)
+    routed = mix(args, scene, experts)
+    mixture = refined(args, scene, routed)
+    results = measure(args, scene, routed, mixture)
     report.write_results(args.out / "results.json", results)
     picture = report.mixture_sheet(mixture, scene, scene.test[0], scene.n_frames // 2)
     report.write_png(args.out / "contact_sheet.png", picture)
-    rows = results["experts"] | results["yardsticks"] | {"mixture": results["mixture"]}
+    rows = results["experts"] | results["yardsticks"] | {n: results[n] for n in ("router alone", "mixture")}
     report.print_table(report.held_out(scene), rows, console)
     console.print(f"rasteriser: {results['backend']}; {args.out}/results.json, {args.out}/contact_sheet.png")
 
@@ -45,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="small", help="small, medium or full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
+    parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
     return parser.parse_args()
 
 
@@ -68,28 +72,47 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
     config = replace(train.route_budget(args.budget), seed=args.seed)
     config = replace(config, steps=min(config.steps, args.steps or config.steps))
-    started, untouched = time.perf_counter(), not (args.out / "mixture/checkpoint.safetensors").exists()
-    mixture = train.fit_router(scene, experts, config, out=args.out / "mixture", resume=True)
-    if untouched or not (args.out / "mixture/manifest.json").exists():
+    return fitted(args.out / "mixture", scene, partial(train.fit_router, scene, experts, config))
+
+
+def refined(args: argparse.Namespace, scene: Scene, routed: Mixture) -> Mixture:
+    config = replace(train.refine_budget(args.budget), seed=args.seed)
+    steps = min(config.steps, args.steps or config.steps) if args.refine is None else args.refine
+    if steps == 0:
+        return routed
+    return fitted(args.out / "refined", scene, partial(train.refine_mixture, scene, routed, replace(config, steps=steps)))
+
+
+def fitted(folder: Path, scene: Scene, fit: Callable[..., Mixture]) -> Mixture:
+    """A mixture trained in a folder, with the seconds that it took where it was not interrupted."""
+    started, untouched = time.perf_counter(), not (folder / "checkpoint.safetensors").exists()
+    mixture = fit(out=folder, resume=True)
+    if untouched or not (folder / "manifest.json").exists():
         seconds = time.perf_counter() - started if untouched else None
-        save_mixture(mixture, args.out / "mixture", {"scene": scene.name, "train_seconds": seconds})
+        save_mixture(mixture, folder, {"scene": scene.name, "train_seconds": seconds})
     return mixture
 
 
-def measure(args: argparse.Namespace, scene: Scene, mixture: Mixture) -> dict:
-    folder = args.out / "mixture"
+def measure(args: argparse.Namespace, scene: Scene, routed: Mixture, mixture: Mixture) -> dict:
+    """Experts and yardsticks are those of the router alone, before all learned on together."""
     rows = {}
-    for name, one in mixture.experts.items():
+    for name, one in routed.experts.items():
+        file = args.out / f"mixture/experts/{name}.safetensors"
         scores = train.evaluate(train.expert_renderer(one), scene, progress=True)
-        rows[name] = report.model_row(scores, one, folder / f"experts/{name}.safetensors", one.meta["train_seconds"])
-    whole = train.evaluate(train.mixture_renderer(mixture), scene, progress=True)
-    rendered = render_mixture(mixture, scene.cameras[scene.test[0]], 0.0)
+        rows[name] = report.model_row(scores, one, file, one.meta["train_seconds"])
+    alone = mixture_row(scene, routed, args.out / "mixture")
     return {
-        **report.run_header(scene, rendered.backend),
+        **report.run_header(scene, render_mixture(mixture, scene.cameras[scene.test[0]], 0.0).backend),
         "experts": rows,
-        "mixture": report.model_row(whole, mixture, folder, read_manifest(folder)["meta"]["train_seconds"]),
-        "yardsticks": {name: report.score_row(scores) for name, scores in train.yardsticks(mixture, scene).items()},
+        "router alone": alone,
+        "mixture": alone if mixture is routed else mixture_row(scene, mixture, args.out / "refined"),
+        "yardsticks": {name: report.score_row(scores) for name, scores in train.yardsticks(routed, scene).items()},
     }
+
+
+def mixture_row(scene: Scene, mixture: Mixture, folder: Path) -> dict:
+    scores = train.evaluate(train.mixture_renderer(mixture), scene, progress=True)
+    return report.model_row(scores, mixture, folder, read_manifest(folder)["meta"]["train_seconds"])
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def distill(
     warn_if_other_clip(teacher, scene)
     config = _config(teacher, scene, into, rest)
     student = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
-    how = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet}
+    how: dict[str, Any] = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet}
     cache = rest["teacher_cache"] or out / "teacher"
     files = {"distilled": out / EXPERT_FILE}
     save_expert(teach(teacher, scene, into, config, cache=cache, out=out, **how), files["distilled"])

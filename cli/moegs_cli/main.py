@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train:train",
     "route": "route:route",
     "select": "select:select",
+    "refine": "refine:refine",
     "prune": "prune:prune",
     "distill": "distill:distill",
     "fuse": "fuse:fuse",

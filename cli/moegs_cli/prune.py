@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refine 400 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --rounds 1 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55"
 )
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option("--refit", type=click.IntRange(0), default=0, show_default=True, help="Router steps afterwards.")
 @click.option("--refit-experts", type=click.IntRange(0), default=0, show_default=True, help="Expert steps first.")
+@click.option(
+    "--refine", type=click.IntRange(0), default=0, show_default=True, help="Steps of experts and router together, last."
+)
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
@@ -80,10 +84,11 @@ def _dropped(mixture: Mixture, views: Watched, options: dict[str, Any]) -> tuple
 
 
 def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bool) -> Mixture:
-    from moegs.prune import refit_experts, refit_router
+    from moegs.prune import refit_experts, refit_router, refit_together
 
     how = {"seed": options["seed"], "progress": not quiet}
-    return refit_router(scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how)
+    refitted = refit_router(scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how)
+    return refit_together(scene, refitted, options["refine"], **how)
 
 
 def _show(

@@ -51,11 +51,13 @@ class Student:
     fit: FitConfig
 
 
-def student_of(mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, from_scratch: bool = False) -> Student:
+def student_of(
+    mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, from_scratch: bool = False, expert: Expert | None = None
+) -> Student:
     """The student that a name means: an expert of the mixture, or else a motion prior.
 
     A prior that one expert has means that expert. A prior that none has starts from scratch and is trusted one half
-    everywhere.
+    everywhere. An ``expert`` goes on in the place of the mixture's own.
 
     Raises:
         ConfigError: the name is neither, or several experts have the prior.
@@ -69,7 +71,7 @@ def student_of(mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, fr
         raise ConfigError(f"distill: expected an expert or a motion prior to teach ({known}), got {into!r}.")
     if name is None:
         return Student(deform.get(into).for_clip(n_frames), None, None, fit)
-    expert = mixture.experts[name]
+    expert = expert or mixture.experts[name]
     own = replace(fit, options=expert.options, background=expert.background)
     if from_scratch:
         return Student(expert.prior, None, name, own)
@@ -90,6 +92,7 @@ def distill(
     cache: str | Path,
     out: str | Path | None = None,
     from_scratch: bool = False,
+    expert: Expert | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Expert:
@@ -103,10 +106,11 @@ def distill(
         cache: folder for the teacher's frames and gates, see :func:`cache_teacher`.
         out: folder for checkpoint and metrics; nothing is written without it.
         from_scratch: start from the scene's points although the student is an expert of the mixture.
+        expert: goes on instead of the mixture's own: the one before experts and router learned on together.
         resume: continue from the checkpoint in ``out``.
         progress: show bars.
     """
-    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
+    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
     teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
     taught = fit_expert(
         scene, student.prior, student.fit, start=student.start, loss=Lesson(teacher, config, mixture_key(mixture)), out=out,
@@ -148,11 +152,12 @@ def retrain(
     *,
     out: str | Path | None = None,
     from_scratch: bool = False,
+    expert: Expert | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Expert:
     """The same student trained for as long on the photographs alone: what distillation has to beat."""
-    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
+    student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
     return fit_expert(
         scene, student.prior, student.fit, start=student.start, out=out, resume=resume, progress=progress
     )

@@ -1,7 +1,7 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
 from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, write_curve
-from moegs.prune.refit import refit_experts, refit_router
+from moegs.prune.refit import refit_experts, refit_router, refit_together
 from moegs.prune.scores import (
     CRITERIA,
     blend_sensitivity,
@@ -32,5 +32,6 @@ __all__ = [
     "random",
     "refit_experts",
     "refit_router",
+    "refit_together",
     "write_curve",
 ]

@@ -8,6 +8,7 @@ from moegs.data import Scene
 from moegs.expert import Expert
 from moegs.route.mixture import Mixture
 from moegs.train.fit import FitConfig, fit_expert
+from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 
 
@@ -32,6 +33,11 @@ def refit_experts(scene: Scene, mixture: Mixture, steps: int, *, seed: int = 0, 
         return mixture
     experts = {name: _refitted(scene, expert, steps, seed, progress) for name, expert in mixture.experts.items()}
     return Mixture(experts, mixture.router)
+
+
+def refit_together(scene: Scene, mixture: Mixture, steps: int, *, seed: int = 0, progress: bool = True) -> Mixture:
+    """Train experts and router on together, through the blend (:func:`moegs.train.refine_mixture`): worth the most."""
+    return refine_mixture(scene, mixture, RefineConfig(steps=steps, seed=seed), progress=progress) if steps else mixture
 
 
 def _refitted(scene: Scene, expert: Expert, steps: int, seed: int, progress: bool) -> Expert:

@@ -1,9 +1,10 @@
 """Optimisation loops, schedules, checkpoints and evaluation."""
 
-from moegs.train.budgets import BUDGETS, budget, route_budget
+from moegs.train.budgets import BUDGETS, budget, refine_budget, route_budget
 from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer, sparse_renderer
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
+from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
 from moegs.train.views import stacking_split
@@ -13,6 +14,7 @@ __all__ = [
     "BUDGETS",
     "Evaluation",
     "FitConfig",
+    "RefineConfig",
     "RouteConfig",
     "budget",
     "evaluate",
@@ -22,6 +24,8 @@ __all__ = [
     "fit_router",
     "mixture_renderer",
     "photometric_loss",
+    "refine_budget",
+    "refine_mixture",
     "route_budget",
     "run_recipe",
     "sparse_error",

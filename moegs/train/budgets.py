@@ -10,6 +10,7 @@ from moegs.deform.prior import Prior
 from moegs.errors import ConfigError
 from moegs.gaussians.densify import DensifyRule
 from moegs.train.fit import FitConfig
+from moegs.train.refine import RefineConfig
 from moegs.train.route import RouteConfig
 
 
@@ -22,18 +23,20 @@ class Budget:
         max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
         router_steps: optimisation steps of the router.
+        refine_steps: optimisation steps of experts and router together.
     """
 
     steps: int
     max_gaussians: int
     densify_every: int
     router_steps: int
+    refine_steps: int
 
 
 BUDGETS = {
-    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_500),
-    "medium": Budget(steps=20_000, max_gaussians=80_000, densify_every=200, router_steps=3_000),
-    "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000),
+    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=800),
+    "medium": Budget(steps=20_000, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=2_000),
+    "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=4_000),
 }
 """small: minutes on a laptop. medium: an evening. full: as long as the originals train."""
 
@@ -77,9 +80,22 @@ def route_budget(name: str) -> RouteConfig:
 
     Example:
         >>> route_budget("small").steps
-        1500
+        1000
     """
     return RouteConfig(steps=_sized(name).router_steps)
+
+
+def refine_budget(name: str) -> RefineConfig:
+    """How to train experts and router together at a budget.
+
+    Raises:
+        ConfigError: there is no such budget.
+
+    Example:
+        >>> refine_budget("small").steps
+        800
+    """
+    return RefineConfig(steps=_sized(name).refine_steps)
 
 
 def _sized(name: str) -> Budget:

@@ -39,6 +39,14 @@ class Checkpoint:
         """Tensors below a prefix, without it."""
         return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + "/")}
 
+    def moments(self, prefix: str) -> dict[str, dict[str, Tensor]]:
+        """What an optimiser remembers below a prefix: by tensor, then by moment."""
+        state: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.part(prefix).items():
+            name, _, moment = key.rpartition("/")
+            state.setdefault(name, {})[moment] = value
+        return state
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: a kill at any moment leaves the previous checkpoint whole."""

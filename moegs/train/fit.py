@@ -24,11 +24,11 @@ from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
 from moegs.train._checks import at_least_one
-from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind, save_checkpoint
+from moegs.train._loop import Pace, train_loop
+from moegs.train.checkpoint import NAME, Checkpoint, all_moments, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
-from moegs.train.progress import MetricsLog, training_bar
 from moegs.train.views import ViewOrder, scene_description, training_order, view_at
 
 ImageLoss = Callable[[Tensor, View], Tensor]
@@ -128,14 +128,14 @@ def fit_expert(
     """
     folder = None if out is None else Path(out)
     order = training_order(scene, config.seed, cameras)
+    pace = Pace(prior.name, config.steps, 50, config.checkpoint_every)
     with repeatable():
         run = _begin(scene, prior, config, order, start, loss, folder if resume else None, progress)
-        log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
-        try:
-            _loop(scene, prior, config, order, run, folder, log, progress)
-        finally:
-            if log is not None:
-                log.close()
+
+        def step(shown: bool) -> dict[str, Any]:
+            return _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
+
+        train_loop(run, pace, step, lambda: _snapshot(run), folder=folder, resume=resume, progress=progress)
     expert = _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
     return replace(expert, meta=expert.meta | {"loss": "photometric" if loss is None else describe_loss(loss)})
 
@@ -162,7 +162,7 @@ def _begin(
     folder: Path | None, progress: bool,
 ) -> _Run:  # fmt: skip
     description = _describe(scene, prior, config, order, start, loss)
-    path = None if folder is None else folder / "checkpoint.safetensors"
+    path = None if folder is None else folder / NAME
     saved = load_checkpoint(path, description) if path is not None and path.exists() else None
     generator = torch.Generator().manual_seed(config.seed)
     if saved is not None and folder is not None:
@@ -175,8 +175,8 @@ def _begin(
         torch.zeros(count(params)), generator, description,
         loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), start is not None,
     )  # fmt: skip
-    if saved is not None and folder is not None:
-        with restoring(folder):
+    if saved is not None and path is not None:
+        with restoring(path.parent):
             _restore(run, saved)
     return run
 
@@ -198,11 +198,7 @@ def _saved_params(saved: Checkpoint, like: Params) -> Params:
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:
-    state: dict[str, dict[str, Tensor]] = {}
-    for key, value in saved.part("adam").items():
-        name, _, moment = key.rpartition("/")
-        state.setdefault(name, {})[moment] = value
-    params = run.optimizer.params
+    params, state = run.optimizer.params, saved.moments("adam")
     for name, moments in state.items():
         for moment, value in moments.items():
             same_kind(f"{name}/{moment}", value, params[name] if moment != "step" else torch.zeros(()))
@@ -224,24 +220,6 @@ def _snapshot(run: _Run) -> Checkpoint:
     return Checkpoint(run.step, tensors, run.description)
 
 
-def _loop(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, folder: Path | None,
-    log: MetricsLog | None, progress: bool,
-) -> None:  # fmt: skip
-    with training_bar(prior.name, config.steps, run.step, progress) as show:
-        while run.step < config.steps:
-            last = run.step + 1 == config.steps
-            shown = last or (run.step + 1) % 50 == 0
-            numbers = _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
-            run.step += 1
-            if shown:
-                show(run.step, **numbers)
-                if log is not None:
-                    log.write(step=run.step, **numbers)
-            if folder is not None and (last or run.step % config.checkpoint_every == 0):
-                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run))
-
-
 def _step(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, shown: bool
 ) -> dict[str, Any]:  # fmt: skip
@@ -261,10 +239,8 @@ def _step(
         _accumulate(run, probe.grad, render.radii, view)
     run.optimizer.step(run.step / config.steps, run.step, _cooled(run.step / config.steps, config.cooldown))
     _edit(scene, prior, config, run, view)
-    if not shown:
-        return {}
-    quality = psnr(render.color.detach().clamp(0, 1), view.image)
-    return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)}
+    quality = psnr(render.color.detach().clamp(0, 1), view.image) if shown else None
+    return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)} if shown else {}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one
-from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind, save_checkpoint
+from moegs.train._loop import Pace, train_loop
+from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
-from moegs.train.progress import MetricsLog, training_bar
 from moegs.train.views import ViewOrder, scene_description, training_order, view_at
 
 
@@ -92,14 +92,14 @@ def fit_router(
     order = training_order(scene, config.seed, cameras)
     frozen = {n: Expert(e.prior, {k: v.detach() for k, v in e.params.items()}, e.options, e.background, e.decoder, e.meta)
               for n, e in experts.items()}  # fmt: skip
+    pace = Pace("router", config.steps, 25, config.checkpoint_every)
     with repeatable():
         run = _begin(scene, frozen, config, order, start, folder if resume else None)
-        log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
-        try:
-            _loop(scene, config, order, run, folder, log, progress)
-        finally:
-            if log is not None:
-                log.close()
+        description = _describe(scene, run.mixture, config, order)
+        train_loop(
+            run, pace, lambda shown: _step(scene, config, order, run, shown), lambda: _snapshot(run, description),
+            folder=folder, resume=resume, progress=progress,
+        )  # fmt: skip
     return run.mixture
 
 
@@ -114,19 +114,23 @@ def _begin(
     )
     if start is not None:
         router.load_state_dict(start.state_dict())
-    optimizer = torch.optim.RAdam(
+    run = _Run(Mixture(experts, router), router_optimizer(router, config))
+    path = None if folder is None else folder / "checkpoint.safetensors"
+    if path is not None and path.exists():
+        with restoring(path.parent):
+            _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
+    return run
+
+
+def router_optimizer(router: VolumePixelRouter, config: RouteConfig) -> torch.optim.RAdam:
+    """RAdam over the router's parts; each group keeps its full rate as ``rate``."""
+    return torch.optim.RAdam(
         [
             {"params": [router.base, router.view], "rate": config.lr_weights, "lr": 0.0},
             {"params": [router.time], "rate": config.lr_time, "lr": 0.0},
             {"params": list(router.layers), "rate": config.lr_network, "lr": 0.0},
         ]
     )
-    run = _Run(Mixture(experts, router), optimizer)
-    path = None if folder is None else folder / "checkpoint.safetensors"
-    if path is not None and path.exists():
-        with restoring(path.parent):
-            _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
-    return run
 
 
 def _describe(scene: Scene, mixture: Mixture, config: RouteConfig, order: ViewOrder) -> dict[str, Any]:
@@ -139,48 +143,34 @@ def _describe(scene: Scene, mixture: Mixture, config: RouteConfig, order: ViewOr
     }
 
 
-def _named(run: _Run) -> dict[str, Tensor]:
-    return dict(run.mixture.router.named_parameters())
+def router_state(router: VolumePixelRouter, optimizer: torch.optim.RAdam) -> dict[str, Tensor]:
+    """Tensors of a router and of its optimiser, as checkpoints keep them."""
+    tensors = {f"router/{k}": v for k, v in router.state_dict().items()}
+    for name, parameter in router.named_parameters():
+        tensors |= {f"radam/{name}/{k}": v for k, v in optimizer.state[parameter].items()}
+    return tensors
+
+
+def restore_router(router: VolumePixelRouter, optimizer: torch.optim.RAdam, saved: Checkpoint) -> None:
+    """Take over what :func:`router_state` gave."""
+    for name, like in router.state_dict().items():
+        same_kind(name, saved.tensors[f"router/{name}"], like)
+    router.load_state_dict(saved.part("router"))
+    named = dict(router.named_parameters())
+    for key, value in saved.part("radam").items():
+        name, _, moment = key.rpartition("/")
+        same_kind(key, value, torch.zeros(()) if moment == "step" else named[name])
+        optimizer.state[named[name]][moment] = value
+    all_moments({name: optimizer.state[p] for name, p in named.items()})
 
 
 def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
-    tensors = {f"router/{k}": v for k, v in run.mixture.router.state_dict().items()}
-    for name, parameter in _named(run).items():
-        tensors |= {f"radam/{name}/{k}": v for k, v in run.optimizer.state[parameter].items()}
-    return Checkpoint(run.step, tensors, description)
+    return Checkpoint(run.step, router_state(run.mixture.router, run.optimizer), description)
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:
-    router = run.mixture.router.state_dict()
-    for name, like in router.items():
-        same_kind(name, saved.tensors[f"router/{name}"], like)
-    run.mixture.router.load_state_dict(saved.part("router"))
-    for key, value in saved.part("radam").items():
-        name, _, moment = key.rpartition("/")
-        parameter = _named(run)[name]
-        same_kind(key, value, torch.zeros(()) if moment == "step" else parameter)
-        run.optimizer.state[parameter][moment] = value
-    all_moments({name: run.optimizer.state[p] for name, p in _named(run).items()})
+    restore_router(run.mixture.router, run.optimizer, saved)
     run.step = saved.step
-
-
-def _loop(
-    scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, folder: Path | None, log: MetricsLog | None,
-    progress: bool,
-) -> None:  # fmt: skip
-    description = _describe(scene, run.mixture, config, order)
-    with training_bar("router", config.steps, run.step, progress) as show:
-        while run.step < config.steps:
-            last = run.step + 1 == config.steps
-            shown = last or (run.step + 1) % 25 == 0
-            numbers = _step(scene, config, order, run, shown)
-            run.step += 1
-            if shown:
-                show(run.step, **numbers)
-                if log is not None:
-                    log.write(step=run.step, **numbers)
-            if folder is not None and (last or run.step % config.checkpoint_every == 0):
-                save_checkpoint(folder / "checkpoint.safetensors", _snapshot(run, description))
 
 
 def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
@@ -190,19 +180,24 @@ def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown:
     loss = photometric_loss(image, view.image, config.lambda_dssim)
     if not torch.isfinite(loss):
         raise DivergenceError(f"the router's loss is not finite at step {run.step}; the last checkpoint is intact.")
-    for group in run.optimizer.param_groups:
-        group["lr"] = group["rate"] * config.decay ** (run.step / config.steps)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    _check_gradients(run)
-    run.optimizer.step()
+    router_step(run.mixture.router, run.optimizer, config.decay ** (run.step / config.steps), run.step)
     return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
 
 
-def _check_gradients(run: _Run) -> None:
-    for name, parameter in _named(run).items():
+def router_step(router: VolumePixelRouter, optimizer: torch.optim.RAdam, scale: float, step: int) -> None:
+    """Apply the gradients that lie on the router, at ``scale`` times the full rates.
+
+    Raises:
+        DivergenceError: a gradient is not finite; nothing was changed.
+    """
+    for name, parameter in router.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise DivergenceError(
-                f"gradient of the router's {name!r} is not finite at step {run.step}; the last checkpoint is intact. "
+                f"gradient of the router's {name!r} is not finite at step {step}; the last checkpoint is intact. "
                 "Lower its learning rate or resume with another seed."
             )
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * scale
+    optimizer.step()

@@ -16,6 +16,7 @@ from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
 from moegs_cli.distill import distill
 from moegs_cli.fuse import fuse
 from moegs_cli.prune import prune
+from moegs_cli.refine import refine
 from moegs_cli.select import select
 
 
@@ -95,3 +96,13 @@ def test_select_wants_several(place):
     args = ["x", "--experts", str(place / "poly.safetensors"), "--sizes", "one"]
     result = CliRunner().invoke(select, args)
     assert result.exit_code != 0 and "--sizes" in str(result.exception)
+
+
+def test_refine(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    said = run(refine, place / "mix", *data, "--steps", 2, "--out", tmp_path)
+    assert "before" in said and "refined" in said
+    mixture = load_mixture(tmp_path)
+    assert list(mixture.experts) == ["poly", "keys"]
+    assert all(e.meta["refine steps"] == 2 for e in mixture.experts.values())
+    assert set(json.loads((tmp_path / "refine.json").read_text())["models"]) == {"before", "refined"}

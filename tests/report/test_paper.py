@@ -56,8 +56,8 @@ def lines(made: Bench, table: str) -> dict:
 def test_experts_and_their_mixture(made):
     found = lines(made, "experts")
     assert list(found) == [
-        ("polynomial", 1), ("interpolation", 1), ("best expert", 2), ("uniform average", 2), ("mixture", 2),
-        ("per-pixel oracle", 2),
+        ("polynomial", 1), ("interpolation", 1), ("best expert", 2), ("uniform average", 2), ("router alone", 2),
+        ("mixture", 2), ("per-pixel oracle", 2),
     ]  # fmt: skip
     best = max(found[n, 1]["psnr"] for n in PLAN.experts)
     assert found["best expert", 2]["psnr"] == pytest.approx(best) and found["best expert", 2]["gain"] == 0
@@ -70,12 +70,14 @@ def test_experts_and_their_mixture(made):
 def test_routers_have_the_same_experts(made):
     found, mixed = lines(made, "routers"), lines(made, "experts")
     assert {s for s, _ in found} == {
-        "best expert", "uniform average", "volume", "pixel", "volume-pixel", "per-pixel oracle"
+        "best expert", "uniform average", "volume", "pixel", "volume-pixel", "volume-pixel, refined",
+        "per-pixel oracle",
     }  # fmt: skip
-    assert found["volume-pixel", None]["psnr"] == mixed["mixture", 2]["psnr"]
+    assert found["volume-pixel", None]["psnr"] == mixed["router alone", 2]["psnr"]
+    assert found["volume-pixel, refined", None]["psnr"] == mixed["mixture", 2]["psnr"]
     best = found["best expert", None]["psnr"]
     assert all(f["gain"] == pytest.approx(f["psnr"] - best) for f in found.values())
-    assert len({f["psnr"] for f in found.values()}) == 6
+    assert len({f["psnr"] for f in found.values()}) == 7
 
 
 def test_pruning_halves_what_it_is_told_to_halve(made):

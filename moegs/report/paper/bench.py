@@ -15,7 +15,7 @@ from moegs.expert import Expert, load_expert, save_expert
 from moegs.io import digest
 from moegs.report.paper.plan import Plan, content_key, prior_and_seed
 from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
-from moegs.train import FitConfig, RouteConfig, stacking_split
+from moegs.train import FitConfig, RefineConfig, RouteConfig, stacking_split
 from moegs.train.volume import fit_volume_router
 
 
@@ -61,6 +61,12 @@ class Bench:
         config = train.route_budget(self.plan.budget)
         router = PixelRouter([1]).config if kind == "pixel" else config.router
         return replace(config, router=router, seed=self.seed, steps=self.plan.capped(config.steps))
+
+    @property
+    def refining(self) -> RefineConfig:
+        """Training of experts and router together."""
+        config = train.refine_budget(self.plan.budget)
+        return replace(config, seed=self.seed, steps=self.plan.capped(config.steps))
 
     def cameras(self, which: str) -> tuple[int, ...]:
         """Training cameras: ``"all"``, or those that stacking gives to the ``"experts"`` or keeps for the ``"router"``."""
@@ -112,6 +118,23 @@ class Bench:
             fitted = train.fit_router(
                 self.scene, self.experts(names, share, views), self.route_of(kind), out=folder, resume=True,
                 cameras=self.cameras(router_views), progress=self.progress,
+            )  # fmt: skip
+            save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        return load_mixture(folder)
+
+    def refined_key(self, names: Sequence[str], **stage: Any) -> str:
+        """What a refined mixture's folder is called, without training it; ``stage`` as for :meth:`mixture`."""
+        asked = [self.mixture_key(names, **stage), asdict(self.refining), self.cameras(stage.get("views", "all"))]
+        return f"refined-{len(names)}-{content_key(asked)}"
+
+    def refined(self, names: Sequence[str], **stage: Any) -> Mixture:
+        """A mixture whose experts and router then learned on together, trained now or before."""
+        folder = self.models / self.refined_key(names, **stage)
+        if not (folder / "manifest.json").exists():
+            fitted = train.refine_mixture(
+                self.scene, self.mixture(names, **stage), self.refining, out=folder, resume=True,
+                cameras=self.cameras(stage.get("views", "all")), progress=self.progress,
             )  # fmt: skip
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from moegs import __version__
 from moegs.io import finite, write_json
 from moegs.report.paper import measure
 from moegs.report.paper.bench import Bench
-from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, Row
+from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, ROUTED, Row
 from moegs.report.paper.origin import origin
 from moegs.report.paper.plan import Plan, content_key
 
@@ -107,7 +107,7 @@ def _experts(bench: Bench, what: What) -> list[Row]:
 def _expert_models(bench: Bench, what: What) -> str:
     if "expert" in what:
         return bench.expert_key(what["expert"])
-    return bench.mixture_key(bench.plan.experts[: what["mix"]])
+    return bench.refined_key(bench.plan.experts[: what["mix"]])
 
 
 def _fixed(bench: Bench) -> dict[str, Row]:
@@ -120,18 +120,21 @@ def _routers(bench: Bench, what: What) -> list[Row]:
     if what["router"] == "none":
         return [known[series] | {"x": None} for series in (BEST, AVERAGE, ORACLE)]
     if what["router"] == "volume-pixel":
-        return [known[MIXTURE] | {"series": "volume-pixel", "x": None}]
+        return [
+            known[ROUTED] | {"series": "volume-pixel", "x": None},
+            known[MIXTURE] | {"series": "volume-pixel, refined", "x": None},
+        ]
     rows = measure.router_rows(bench, what["router"])
     return measure.with_gains(rows, known[BEST]["psnr"], known[ORACLE]["psnr"])
 
 
 def _router_models(bench: Bench, what: What) -> list[str]:
     kind = "volume-pixel" if what["router"] == "none" else what["router"]
-    return [bench.mixture_key(bench.plan.names, kind), bench.mixture_key(bench.plan.names)]
+    return [bench.mixture_key(bench.plan.names, kind), bench.refined_key(bench.plan.names)]
 
 
 def _mixture_model(bench: Bench, what: What) -> str:
-    return bench.mixture_key(bench.plan.names)
+    return bench.refined_key(bench.plan.names)
 
 
 def _pruning_cells(plan: Plan) -> list[dict[str, Any]]:
@@ -151,7 +154,7 @@ def _budget(bench: Bench, what: What) -> list[Row]:
 
 
 def _budget_models(bench: Bench, what: What) -> list[str]:
-    return [bench.mixture_key(bench.plan.names, share=what["share"]), bench.mixture_key(bench.plan.names)]
+    return [bench.refined_key(bench.plan.names, share=what["share"]), bench.refined_key(bench.plan.names)]
 
 
 STACKING = {
@@ -168,13 +171,14 @@ def _stage(what: What) -> dict[str, str]:
 
 def _stacking(bench: Bench, what: What) -> list[Row]:
     rows = measure.mixture_rows(bench, bench.plan.names, what["stacking"], **_stage(what))
-    return [r for r in rows if r["series"] in (BEST, MIXTURE)]
+    return [r for r in rows if r["series"] in (BEST, ROUTED)]
 
 
 TABLES = {
     "experts": Table(
         "Experts and mixtures of them",
-        "Gain is over the best expert in the mixture; the oracle picks the expert nearest to the photograph at each pixel.",
+        "Gain is over the best expert in the mixture; the oracle picks the expert nearest to the photograph at each pixel. "
+        "Router alone: experts as they were trained, as in the paper; mixture: experts and router then learned on together.",
         ("experts", "{}"), ("psnr", "ssim", "gain", "closed", "gaussians", "megabytes", "fps"),
         lambda p: [*({"expert": n} for n in p.experts), *(_mix(n) for n in range(2, len(p.experts) + 1))],
         _expert_models, _experts,
@@ -213,7 +217,7 @@ TABLES = {
         "Stacking", "A router that learns from cameras which the experts never saw.",
         ("trained", "{}"), ("psnr", "ssim", "gain", "closed"),
         lambda p: [{"stacking": s, "left_out": p.left_out} for s in STACKING],
-        lambda bench, what: bench.mixture_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
+        lambda bench, what: bench.refined_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
         possible=lambda bench: bench.plan.left_out < len(bench.scene.train),
     ),
 }  # fmt: skip

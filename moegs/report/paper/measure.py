@@ -13,7 +13,7 @@ from moegs.distill import DistillConfig, distill, retrain
 from moegs.expert import Expert, load_expert
 from moegs.metrics import FrameScores, take_turns
 from moegs.prune import criterion as score_named
-from moegs.prune import megabytes, prune_in_rounds, refit_experts, refit_router
+from moegs.prune import megabytes, prune_in_rounds, refit_together
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
@@ -22,7 +22,8 @@ from moegs.train.evaluate import Renderer
 from moegs.train.views import sample_views
 
 Row = dict[str, Any]
-AVERAGE, ORACLE, MIXTURE, BEST = "uniform average", "per-pixel oracle", "mixture", "best expert"
+AVERAGE, ORACLE, BEST = "uniform average", "per-pixel oracle", "best expert"
+ROUTED, MIXTURE = "router alone", "mixture"
 
 
 def expert_rows(bench: Bench, name: str) -> list[Row]:
@@ -34,16 +35,20 @@ def expert_rows(bench: Bench, name: str) -> list[Row]:
 
 
 def mixture_rows(bench: Bench, names: Sequence[str], x: Any = None, **stage: Any) -> list[Row]:
-    """A mixture, the average and the oracle of its experts, and the best of them; gains are over that one."""
-    mixture = bench.mixture(names, **stage)
-    singles = {n: _scores(bench, expert_renderer(e)) for n, e in mixture.experts.items()}
+    """A mixture with its router alone and refined, its experts' average, oracle and best; gains are over that one.
+
+    Average, oracle and best are those of the experts as they were trained alone.
+    """
+    routed, mixture = bench.mixture(names, **stage), bench.refined(names, **stage)
+    singles = {n: _scores(bench, expert_renderer(e)) for n, e in routed.experts.items()}
     best = max(singles, key=lambda n: singles[n].psnr)
-    found = train.yardsticks(mixture, bench.scene, every=bench.plan.every)
+    found = train.yardsticks(routed, bench.scene, every=bench.plan.every)
     speed = _ms(bench, {MIXTURE: mixture_renderer(mixture)})[MIXTURE]
     size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
     rows = [
         _row(BEST, x, singles[best], expert=best),
         _row(AVERAGE, x, found[AVERAGE]),
+        _row(ROUTED, x, _scores(bench, mixture_renderer(routed)), **size),
         _row(MIXTURE, x, _scores(bench, mixture_renderer(mixture)), ms=speed, fps=1e3 / speed, **size),
         _row(ORACLE, x, found[ORACLE]),
     ]
@@ -72,16 +77,16 @@ def router_rows(bench: Bench, router: str) -> list[Row]:
 
 def whole_rows(bench: Bench) -> list[Row]:
     """The mixture before pruning, in one pass and expert by expert."""
-    return [_single_pass_row(bench, "not pruned", 0.0, bench.mixture(bench.plan.names))]
+    return [_single_pass_row(bench, "not pruned", 0.0, bench.refined(bench.plan.names))]
 
 
 def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: int) -> list[Row]:
-    """The mixture with a fraction of its Gaussians, its experts and router refitted."""
-    whole = bench.mixture(bench.plan.names)
+    """The mixture with a fraction of its Gaussians, experts and router refitted together."""
+    whole = bench.refined(bench.plan.names)
     how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
     views = sample_views(bench.scene, scored, seed=bench.seed)
     pruned, _ = prune_in_rounds(whole, score_named(criterion), views, ratio=ratio, rounds=rounds)
-    pruned = refit_router(bench.scene, refit_experts(bench.scene, pruned, refit, **how), refit, **how)
+    pruned = refit_together(bench.scene, pruned, refit, **how)
     return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
 
 
@@ -116,24 +121,25 @@ def lessons(bench: Bench, student: str, share: float) -> DistillConfig:
 
 def student_key(bench: Bench, student: str, share: float) -> str:
     """What a student's folder is called, without training it."""
-    taught = [bench.mixture_key(bench.plan.names), asdict(lessons(bench, student, share))]
+    taught = [bench.refined_key(bench.plan.names), asdict(lessons(bench, student, share))]
     return f"{student}-{share:g}-taught-{content_key(taught)}"
 
 
 def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
     """An expert taught by the mixture, and trained on photographs alone for as long."""
-    mixture, config = bench.mixture(bench.plan.names), lessons(bench, student, share)
-    base, key = bench.models / student_key(bench, student, share), bench.mixture_key(bench.plan.names)
+    mixture, config = bench.refined(bench.plan.names), lessons(bench, student, share)
+    alone = bench.expert(student)
+    base, key = bench.models / student_key(bench, student, share), bench.refined_key(bench.plan.names)
 
     def kept(folder: str, train_it: Callable[..., Expert], **more: Any) -> FrameScores:
         file = base / folder / "expert.safetensors"
         if not file.exists():
-            how: dict[str, Any] = {"out": file.parent, "resume": True, "progress": bench.progress}
+            how: dict[str, Any] = {"out": file.parent, "resume": True, "progress": bench.progress, "expert": alone}
             keep_expert(train_it(mixture, bench.scene, student, config, **how, **more), file.parent)
         return _scores(bench, expert_renderer(load_expert(file)))
 
     retrained, taught = kept("retrained", retrain), kept("distilled", distill, cache=bench.models / f"frames-{key}")
-    rows = [_row("before", student, _scores(bench, expert_renderer(mixture.experts[student])))]
+    rows = [_row("before", student, _scores(bench, expert_renderer(alone)))]
     rows += [_row("retrained", student, retrained), _row("distilled", student, taught)]
     rows += [_row(MIXTURE, student, _scores(bench, mixture_renderer(mixture)))]
     return [r | {"gain": r["psnr"] - retrained.psnr} for r in rows]
@@ -141,7 +147,7 @@ def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
 
 def sparse_rows(bench: Bench, min_gate: float) -> list[Row]:
     """The mixture without experts where their gate is small; speeds of it, of all gates and of each expert in turns."""
-    mixture = bench.mixture(bench.plan.names)
+    mixture = bench.refined(bench.plan.names)
     sparse = sparse_renderer(mixture, min_gate)
     contest = {n: expert_renderer(e) for n, e in mixture.experts.items()}
     ms = _ms(bench, {"exact": mixture_renderer(mixture), "sparse": sparse} | contest)

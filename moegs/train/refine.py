@@ -1,0 +1,163 @@
+"""Stage 3, beyond the paper: experts and router learn on together, through the blend that they are for.
+
+Experts that were trained alone each spend Gaussians on what another draws better. A short run on the blended picture lets
+each give that up for what it is trusted with. Their numbers of Gaussians stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moegs.data import Scene
+from moegs.errors import DivergenceError
+from moegs.expert import Expert
+from moegs.io import digest
+from moegs.metrics import psnr
+from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.routers import router_from_config
+from moegs.train._checks import at_least_one
+from moegs.train._loop import Pace, train_loop
+from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring
+from moegs.train.determinism import repeatable
+from moegs.train.losses import photometric_loss
+from moegs.train.optimizer import ParamsAdam
+from moegs.train.route import RouteConfig, restore_router, router_optimizer, router_state, router_step
+from moegs.train.views import ViewOrder, scene_description, training_order, view_at
+
+LATE = 0.75  # experts go on with the rates that their schedules have here
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How long and how fast experts and router learn on.
+
+    Attributes:
+        steps: optimisation steps, one view each.
+        expert_rate: factor on the experts' learning rates, as they are late in their schedules.
+        router_rate: factor on the router's rates (:class:`moegs.train.RouteConfig`).
+        decay: all rates fall log-linearly to this fraction of themselves.
+        lambda_dssim: share of the structural term in the loss.
+        seed: orders the views.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int = 600
+    expert_rate: float = 0.5
+    router_rate: float = 0.2
+    decay: float = 0.05
+    lambda_dssim: float = 0.2
+    seed: int = 0
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "steps", "checkpoint_every")
+
+
+@dataclass
+class _Run:
+    mixture: Mixture
+    experts: dict[str, ParamsAdam]
+    router: torch.optim.RAdam
+    description: dict[str, Any]
+    step: int = 0
+
+    def current(self) -> Mixture:
+        """The mixture with the tensors as they stand."""
+        experts = {n: replace(e, params=self.experts[n].params) for n, e in self.mixture.experts.items()}
+        return Mixture(experts, self.mixture.router)
+
+
+def refine_mixture(
+    scene: Scene,
+    mixture: Mixture,
+    config: RefineConfig = RefineConfig(),
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cameras: tuple[int, ...] | None = None,
+    progress: bool = True,
+) -> Mixture:
+    """Train experts and router together; the mixture that is given stays as it is.
+
+    Args:
+        scene: the clip that the experts were trained on.
+        mixture: experts and router that were trained one after the other.
+        config: rates and length.
+        out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
+        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        cameras: train on these cameras only.
+        progress: show a bar.
+
+    Raises:
+        DivergenceError: the loss or a gradient is not finite; the message names it and the step, the checkpoint stays.
+        ConfigError: the checkpoint was written by a run with other settings.
+    """
+    folder = None if out is None else Path(out)
+    order = training_order(scene, config.seed, cameras)
+    pace = Pace("refinement", config.steps, 25, config.checkpoint_every)
+    with repeatable():
+        run = _begin(scene, mixture, config, order, folder if resume else None)
+        train_loop(
+            run, pace, lambda shown: _step(scene, config, order, run, shown), lambda: _snapshot(run),
+            folder=folder, resume=resume, progress=progress,
+        )  # fmt: skip
+    experts = {name: _finished(e, config.steps) for name, e in run.current().experts.items()}
+    return Mixture(experts, run.mixture.router)
+
+
+def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrder, folder: Path | None) -> _Run:
+    router = router_from_config(mixture.router.to_config())
+    router.load_state_dict(mixture.router.state_dict())
+    experts = {n: ParamsAdam(e.params, e.prior.param_groups(e.params, scene.extent)) for n, e in mixture.experts.items()}
+    description = {
+        "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
+        "router": digest(router.state_dict()), "experts": {n: digest(e.params) for n, e in mixture.experts.items()},
+    }  # fmt: skip
+    run = _Run(Mixture(mixture.experts, router), experts, router_optimizer(router, RouteConfig()), description)
+    path = None if folder is None else folder / NAME
+    if path is not None and path.exists():
+        with restoring(path.parent):
+            _restore(run, load_checkpoint(path, description))
+    return run
+
+
+def _snapshot(run: _Run) -> Checkpoint:
+    tensors = router_state(run.mixture.router, run.router)
+    for i, adam in enumerate(run.experts.values()):
+        tensors |= {f"params/{i}/{k}": v for k, v in adam.params.items()}
+        for name, moments in adam.state().items():
+            tensors |= {f"adam/{i}/{name}/{k}": v for k, v in moments.items()}
+    return Checkpoint(run.step, tensors, run.description)
+
+
+def _restore(run: _Run, saved: Checkpoint) -> None:
+    restore_router(run.mixture.router, run.router, saved)
+    for i, adam in enumerate(run.experts.values()):
+        adam.load(saved.part(f"params/{i}"), saved.moments(f"adam/{i}"))
+    run.step = saved.step
+
+
+def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
+    view = view_at(scene, order, run.step)
+    mixture = run.current()
+    image = render_mixture(mixture, view.camera, view.time).color
+    loss = photometric_loss(image, view.image, config.lambda_dssim)
+    loss = loss + sum(e.prior.regularise(e.params, view.time) for e in mixture.experts.values())
+    if not torch.isfinite(loss):
+        raise DivergenceError(f"the mixture's loss is not finite at step {run.step}; the last checkpoint is intact.")
+    run.router.zero_grad(set_to_none=True)
+    loss.backward()
+    done = run.step / config.steps
+    for adam in run.experts.values():
+        adam.step(LATE + (1 - LATE) * done, run.step, config.expert_rate * config.decay**done)
+    router_step(mixture.router, run.router, config.router_rate * config.decay**done, run.step)
+    return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
+
+
+def _finished(expert: Expert, steps: int) -> Expert:
+    params = {k: v.detach().clone() for k, v in expert.params.items()}
+    return replace(expert, params=params, meta=expert.meta | {"refine steps": steps})

@@ -1,0 +1,84 @@
+"""Stage 3: experts and router that learn on together gain, leave what they were given alone, and resume bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moegs.deform import get
+from moegs.errors import ConfigError, DivergenceError
+from moegs.train import (
+    FitConfig,
+    RefineConfig,
+    RouteConfig,
+    evaluate,
+    fit_expert,
+    fit_router,
+    mixture_renderer,
+    refine_mixture,
+)
+from tests.train.scenes import small_scene
+
+QUICK = RefineConfig(steps=30, checkpoint_every=7)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    scene, config = small_scene(), FitConfig(steps=60, densify_every=1000, cooldown=0.0)
+    experts = {n: fit_expert(scene, get(n).for_clip(4), config, progress=False) for n in ("polynomial", "hexplane")}
+    return fit_router(scene, experts, RouteConfig(steps=40), progress=False)
+
+
+def tensors(mixture):
+    parts = {f"{n}/{k}": v for n, e in mixture.experts.items() for k, v in e.params.items()}
+    return {k: v.clone() for k, v in (parts | mixture.router.state_dict()).items()}
+
+
+def test_gains_on_the_held_out_camera_and_leaves_the_given_mixture_alone(mixture):
+    scene, before = small_scene(), tensors(mixture)
+    refined = refine_mixture(scene, mixture, replace(QUICK, steps=60), progress=False)
+    scores = [evaluate(mixture_renderer(m), scene, timed=1).mean.psnr for m in (mixture, refined)]
+    assert scores[1] > scores[0] + 0.3
+    assert all(torch.equal(v, before[k]) for k, v in tensors(mixture).items())
+    assert refined.router.counts == mixture.router.counts
+    assert all(e.meta["refine steps"] == 60 for e in refined.experts.values())
+    assert not any(v.requires_grad for e in refined.experts.values() for v in e.params.values())
+
+
+@pytest.mark.parametrize("cut", [3, 16])
+def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixture, cut: int):
+    import moegs.train.refine as module
+
+    scene = small_scene()
+    whole = tensors(refine_mixture(scene, mixture, QUICK, progress=False))
+    loss, done = module.photometric_loss, []
+
+    def interrupted(*args):
+        done.append(1)
+        if len(done) > cut:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(module, "photometric_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        refine_mixture(scene, mixture, QUICK, out=tmp_path, progress=False)
+    monkeypatch.setattr(module, "photometric_loss", loss)
+    resumed = tensors(refine_mixture(scene, mixture, QUICK, out=tmp_path, resume=True, progress=False))
+    assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
+
+
+def test_refuses_to_resume_another_run(tmp_path, mixture):
+    refine_mixture(small_scene(), mixture, replace(QUICK, steps=2), out=tmp_path, progress=False)
+    with pytest.raises(ConfigError, match="expert_rate"):
+        other = replace(QUICK, steps=2, expert_rate=1.0)
+        refine_mixture(small_scene(), mixture, other, out=tmp_path, resume=True, progress=False)
+
+
+def test_stops_at_a_loss_that_is_not_finite(monkeypatch, mixture):
+    import moegs.train.refine as module
+
+    monkeypatch.setattr(module, "photometric_loss", lambda *args: torch.tensor(torch.nan, requires_grad=True))
+    with pytest.raises(DivergenceError, match="step 0"):
+        refine_mixture(small_scene(), mixture, QUICK, progress=False)
