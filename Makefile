@@ -13,7 +13,7 @@ demo: .venv/.installed  ## train two experts and a router on a clip made on the 
 	$(BIN)/python recipes/moe_n3v.py --out runs/demo --budget small --steps 4000
 	@echo
 	@echo "Look at runs/demo/contact_sheet.png; the numbers are in runs/demo/results.json."
-	@echo "Render more:  $(BIN)/moegs render runs/demo/mixture --data runs/demo/clip --out runs/demo/spiral --camera spiral --format mp4"
+	@echo "Render more:  $(BIN)/moegs render runs/demo/refined --data runs/demo/clip --out runs/demo/spiral --camera spiral --format mp4"
 
 test: .venv/.developing  ## the whole test-suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
