@@ -91,11 +91,6 @@ def lives(
     return torch.where(brief, cloud.times, times), torch.where(brief, cloud.spans, spans)
 
 
-def lasting(cloud: PointCloud) -> PointCloud:
-    """The points that may be there throughout: all that a prior without birth and death can use."""
-    return cloud if cloud.spans is None or bool((cloud.spans < 1).all()) else cloud[cloud.spans >= 1]
-
-
 def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
     if sh_degree not in range(4):
         raise ConfigError(f"sh_degree: expected 0, 1, 2 or 3, got {sh_degree}.")

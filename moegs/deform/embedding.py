@@ -34,7 +34,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from moegs.deform import _networks as networks
 from moegs.deform._fields import need
-from moegs.deform._init import base_params, lasting
+from moegs.deform._init import base_params
 from moegs.deform._neighbours import roughness
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError
@@ -193,7 +193,6 @@ class Embedding(Prior):
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Canonical Gaussians on the points with equal codes, and networks that move nothing yet."""
-        cloud = lasting(cloud)
         points = cloud.points
         unit = self.unit or 0.1 * float((points.amax(0) - points.amin(0)).max()) or 1.0
         params = base_params(cloud, self.sh_degree, self.initial_opacity) | {

@@ -32,7 +32,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from moegs.deform import _networks as networks
 from moegs.deform._fields import need, one_of
-from moegs.deform._init import base_params, lasting
+from moegs.deform._init import base_params
 from moegs.deform._planes import PAIRS, sample_planes, sample_planes_reference
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.gaussians.cloud import PointCloud
@@ -151,7 +151,6 @@ class HexPlane(Prior):
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Canonical Gaussians on the points, planes near one and a network that moves nothing yet."""
         box = _bounds(cloud.points, self.bounds_quantile)
-        cloud = lasting(cloud)
         unit = self.unit or 0.1 * float((box[1] - box[0]).max())
         network = networks.init_network(
             "mlp.",
