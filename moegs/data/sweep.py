@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, max_pool2d, pad
 
@@ -106,23 +106,27 @@ def moving_points(
     frames = _frames(scene.n_frames, config.moments)
     chosen = scene.train if cameras is None else cameras
     rig = _rig(scene, chosen, config)
-    stacks = [_stack(scene, index, camera, frames) for index, camera in zip(chosen, rig.cameras, strict=True)]
-    changed = [_changed(stack, config.change) for stack in stacks]
-    pixels = _candidates(changed, config)
-    found = []
-    with progress_bar("Looking for what moves", len(frames), progress) as advance:
-        for moment in range(len(frames)):
-            images, masks = [s[moment] for s in stacks], [c[moment] for c in changed]
-            found.append(_follow(rig, images, masks, pixels[moment], config))
+    moments = range(len(frames))
+    with progress_bar("Looking for what moves", len(chosen) + 2 * len(frames), progress) as advance:
+        stacks = []
+        for index, camera in zip(chosen, rig.cameras, strict=True):
+            stacks.append(_stack(scene, index, camera, frames))
             advance()
-    times = [scene.time(frame) for frame in frames]
-    velocities = []
-    for here in range(len(frames)):
-        ways = [
-            (_flow(rig, [s[there] for s in stacks], found[here], found[there]), times[there] - times[here])
-            for there in _partners(frames, here)
-        ]
-        velocities.append(_best_way(found[here][0], ways))
+        changed = [_changed(stack, config.change) for stack in stacks]
+        pixels = _candidates(changed, config)
+        found = []
+        for moment in moments:
+            found.append(_follow(rig, _pictures(stacks, moment), [c[moment] for c in changed], pixels[moment], config))
+            advance()
+        times = [scene.time(frame) for frame in frames]
+        velocities = []
+        for here in moments:
+            ways = [
+                (_flow(rig, _pictures(stacks, there), found[here], found[there]), times[there] - times[here])
+                for there in _partners(frames, here)
+            ]
+            velocities.append(_best_way(found[here][0], ways))
+            advance()
     return _joined(found, times, velocities, min(1.0, 2 / config.moments))
 
 
@@ -165,14 +169,24 @@ def _depth_range(camera: Camera, scene: Scene) -> tuple[float, float]:
     return near / MARGIN, far * MARGIN
 
 
-def _stack(scene: Scene, index: int, camera: Camera, frames: list[int]) -> Float[Tensor, "m 3 h w"]:
+def _stack(scene: Scene, index: int, camera: Camera, frames: list[int]) -> UInt8[Tensor, "m 3 h w"]:
+    """What a camera saw at all moments; eight bits each, since a long clip on a large rig has many."""
     size = (camera.height, camera.width)
-    images = [scene.image(index, frame).permute(2, 0, 1)[None] for frame in frames]
-    return torch.cat([image if image.shape[-2:] == size else interpolate(image, size, mode="area") for image in images])
+    stack = torch.empty(len(frames), 3, *size, dtype=torch.uint8)
+    for moment, frame in enumerate(frames):
+        image = scene.image(index, frame).permute(2, 0, 1)[None]
+        small = image if image.shape[-2:] == size else interpolate(image, size, mode="area")
+        stack[moment] = (small[0] * 255).round().clamp(0, 255)
+    return stack
 
 
-def _changed(stack: Float[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "m h w"]:
-    return ((stack - stack.median(dim=0).values).abs() > threshold).any(dim=1)
+def _pictures(stacks: list[UInt8[Tensor, "m 3 h w"]], moment: int) -> list[Float[Tensor, "3 h w"]]:
+    return [stack[moment] / 255 for stack in stacks]
+
+
+def _changed(stack: UInt8[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "m h w"]:
+    usual = stack.median(dim=0).values.short()
+    return torch.stack([((image.short() - usual).abs() > 255 * threshold).any(dim=0) for image in stack])
 
 
 def _candidates(changed: list[Bool[Tensor, "m h w"]], config: SweepConfig) -> list[Int[Tensor, "n 3"]]:
@@ -194,14 +208,15 @@ def _follow(
     points, colors = _along_rays(rig, images, pixels, config.depths)
     difference, agreed, compared, silhouette, seen = torch.zeros(5, *points.shape[:2]).unbind(0)
     for index, camera in enumerate(rig.cameras):
-        sampled, mask, inside = _look_up(camera, images[index], changed[index], points)
-        gap = (sampled - colors[:, None]).abs().mean(-1)
+        near_change = max_pool2d(changed[index][None].float(), 3, stride=1, padding=1)
+        sampled, inside = _look_up(camera, torch.cat([images[index], near_change]), points)
+        gap = (sampled[..., :3] - colors[:, None]).abs().mean(-1)
         near = inside * rig.compared[pixels[:, 0], index][:, None]
         alike = (gap < SAME_SURFACE) * near
         difference += gap * alike
         agreed += alike
         compared += near
-        silhouette += mask * inside
+        silhouette += (sampled[..., 3] > 0.5) * inside
         seen += inside
     believed = (agreed >= config.quorum * compared) & (agreed >= 2) & (silhouette >= config.quorum * seen)
     cost = difference / agreed.clamp_min(1) - agreed / compared.clamp_min(1)
@@ -227,18 +242,17 @@ def _along_rays(
 
 
 def _look_up(
-    camera: Camera, image: Float[Tensor, "3 h w"], changed: Bool[Tensor, "h w"], points: Float[Tensor, "n d 3"]
-) -> tuple[Float[Tensor, "n d 3"], Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """Colour, whether there was change, and whether the camera has the point in view."""
+    camera: Camera, layers: Float[Tensor, "c h w"], points: Float[Tensor, "n d 3"]
+) -> tuple[Float[Tensor, "n d c"], Float[Tensor, "n d"]]:
+    """What a camera has at each point, and whether it has the point in view."""
     at = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
     z = at[..., 2].clamp_min(1e-6)
     x = (at[..., 0] / z * camera.K[0, 0] + camera.K[0, 2]) * 2 / camera.width - 1
     y = (at[..., 1] / z * camera.K[1, 1] + camera.K[1, 2]) * 2 / camera.height - 1
     inside = ((at[..., 2] > camera.near) & (x.abs() <= 1) & (y.abs() <= 1)).float()
-    wide = max_pool2d(changed[None, None].float(), 3, stride=1, padding=1)[0]
     grid = torch.stack([x, y], dim=-1)[None]
-    sampled = grid_sample(torch.cat([image, wide])[None], grid, align_corners=False, padding_mode="border")[0]
-    return sampled[:3].permute(1, 2, 0), (sampled[3] > 0.5).float(), inside
+    sampled = grid_sample(layers[None], grid, align_corners=False, padding_mode="border")[0]
+    return sampled.permute(1, 2, 0), inside
 
 
 def _flow(
@@ -258,7 +272,7 @@ def _flow(
     wanted = colors[near][:, None].expand(-1, moves.shape[1], -1, -1).flatten(1, 2)
     gap, seen = torch.zeros(2, *moved.shape[:2]).unbind(0)
     for camera, image in zip(rig.cameras, images, strict=True):
-        sampled, _, inside = _look_up(camera, image, torch.ones_like(image[0], dtype=torch.bool), moved)
+        sampled, inside = _look_up(camera, image, moved)
         gap += (sampled - wanted).abs().mean(-1).clamp_max(WORST_DIFFERENCE) * inside
         seen += inside
     cost = (gap / seen.clamp_min(1)).unflatten(1, moves.shape[1:2] + near.shape[1:]).mean(-1)
