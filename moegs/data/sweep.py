@@ -72,7 +72,7 @@ def with_moving_points(
     own = PointCloud(
         own.points,
         own.colors,
-        always / 2 if own.times is None else own.times,
+        torch.full_like(always, torch.nan) if own.times is None else own.times,
         always if own.spans is None else own.spans,
         torch.zeros_like(own.points) if own.velocities is None else own.velocities,
     )

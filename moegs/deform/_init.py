@@ -79,16 +79,12 @@ def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
 def lives(
     cloud: PointCloud, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """When each point is and for how long: as the cloud knows it, else as given.
-
-    Points that may be there throughout (spans of 1) count as of unknown time.
-    """
-    if cloud.times is None:
-        return times, spans
-    if cloud.spans is None:
-        return cloud.times.clone(), spans
-    brief = cloud.spans < 1
-    return torch.where(brief, cloud.times, times), torch.where(brief, cloud.spans, spans)
+    """When each point is and for how long: as the cloud knows it, else as given."""
+    if cloud.times is not None:
+        times = torch.where(cloud.times.isnan(), times, cloud.times)
+    if cloud.spans is not None:
+        spans = torch.where(cloud.spans < 1, cloud.spans, spans)
+    return times, spans
 
 
 def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
@@ -98,7 +94,7 @@ def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
         raise ConfigError(f"opacity: expected a value between 0 and 1, got {opacity}.")
     if len(cloud) == 0:
         raise DataError("point cloud: it is empty; a prior needs at least one point to start from.")
-    for name in ("points", "colors", "times", "spans"):
+    for name in ("points", "colors", "times", "spans", "velocities"):
         value = getattr(cloud, name)
-        if value is not None and not torch.isfinite(value).all():
+        if value is not None and not (torch.isfinite(value) | (value.isnan() if name == "times" else False)).all():
             raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")

@@ -18,8 +18,8 @@ class PointCloud:
     Attributes:
         points: positions in world units, ``[n, 3]``.
         colors: red, green, blue in [0, 1], ``[n, 3]``.
-        times: clip-normalised time at which each point was seen, ``frame / n_frames``, ``[n]``; None when all belong to
-            the first frame.
+        times: clip-normalised time at which each point was seen, ``frame / n_frames``, ``[n]``, NaN where that is not
+            known; None when all belong to the first frame.
         spans: for how long each point is known to be there, as a fraction of the clip around its time, ``[n]``; None
             when all may be there throughout.
         velocities: how far each point moves, in world units per clip length, ``[n, 3]``; None when nothing is known.

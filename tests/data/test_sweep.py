@@ -104,4 +104,5 @@ def test_adds_no_more_than_its_share(scene):
     own = len(scene.cloud)
     assert len(cloud) == own + round(0.1 * own)
     assert torch.equal(cloud.points[:own], scene.cloud.points)
+    assert cloud.times[:own].isnan().all() and cloud.times[own:].isfinite().all()
     assert (cloud.spans[:own] == 1).all() and (cloud.spans[own:] < 1).all()

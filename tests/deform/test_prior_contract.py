@@ -283,3 +283,13 @@ def test_priors_without_birth_start_from_points_of_all_times(name):
     cloud = _brief()
     params = deform.get(name).for_clip(40).init(cloud, torch.Generator().manual_seed(0))
     assert torch.equal(params["gaussian.means"], cloud.points)
+
+
+@pytest.mark.parametrize("name", ["interpolation", "polynomial", "reformulation"])
+def test_points_of_unknown_time_start_as_if_the_cloud_had_no_times(name):
+    cloud = _brief(50)
+    prior, unknown = deform.get(name).for_clip(40), torch.full((50,), torch.nan)
+    timeless = PointCloud(cloud.points, cloud.colors)
+    marked = PointCloud(cloud.points, cloud.colors, unknown, torch.ones(50), torch.zeros(50, 3))
+    started = [prior.init(c, torch.Generator().manual_seed(0)) for c in (timeless, marked)]
+    assert all(torch.allclose(v, started[1][k], atol=1e-6) for k, v in started[0].items())
