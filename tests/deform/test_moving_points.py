@@ -1,0 +1,47 @@
+"""Where priors start when points know their time, span and velocity."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moegs import deform
+from moegs.gaussians.cloud import PointCloud
+
+
+def _brief(n: int = 3000) -> PointCloud:
+    g = torch.Generator().manual_seed(5)
+    return PointCloud(
+        torch.randn(n, 3, generator=g), torch.rand(n, 3, generator=g), torch.full((n,), 0.5), torch.full((n,), 0.25),
+        torch.randn(n, 3, generator=g),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["interpolation", "polynomial", "reformulation"])
+def test_points_that_are_there_briefly_start_as_gaussians_that_move_and_fade(name):
+    cloud = _brief()
+    prior = deform.get(name).for_clip(40)
+    params = prior.init(cloud, torch.Generator().manual_seed(0))
+    before, now, after = (prior.deform(params, t) for t in (0.49, 0.5, 0.51))
+    assert torch.allclose(now.means, cloud.points, atol=1e-5)
+    slant = (after.means - before.means) / 0.02 - cloud.velocities
+    assert torch.linalg.vector_norm(slant, dim=1).median() < 0.05
+    faded = prior.deform(params, 0.95).opacities < 0.5 * now.opacities
+    assert faded.float().mean() > 0.9  # strays start very large
+
+
+@pytest.mark.parametrize("name", ["hexplane", "embedding"])
+def test_priors_without_birth_start_from_points_of_all_times(name):
+    cloud = _brief()
+    params = deform.get(name).for_clip(40).init(cloud, torch.Generator().manual_seed(0))
+    assert torch.equal(params["gaussian.means"], cloud.points)
+
+
+@pytest.mark.parametrize("name", ["interpolation", "polynomial", "reformulation"])
+def test_points_of_unknown_time_start_as_if_the_cloud_had_no_times(name):
+    cloud = _brief(50)
+    prior, unknown = deform.get(name).for_clip(40), torch.full((50,), torch.nan)
+    timeless = PointCloud(cloud.points, cloud.colors)
+    marked = PointCloud(cloud.points, cloud.colors, unknown, torch.ones(50), torch.zeros(50, 3))
+    started = [prior.init(c, torch.Generator().manual_seed(0)) for c in (timeless, marked)]
+    assert all(torch.allclose(v, started[1][k], atol=1e-6) for k, v in started[0].items())
