@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from moegs import deform
-from moegs.data import Scene, load_scene
+from moegs.data import Scene, load_scene, with_moving_points
 from moegs.expert import Expert
 from moegs.gaussians.densify import sizes
 from moegs.train import budget, evaluate, expert_renderer, fit_expert
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where decoded frames are kept")
     args = parser.parse_args()
     scene = load_scene(args.data, cache_dir=args.cache)
+    scene = replace(scene, cloud=with_moving_points(scene))  # the same for all runs
     print(f"| prior ({args.steps} steps, {scene.name}) | finite | farthest | largest | PSNR, least to most | GiB |")
     print("|---|---|---|---|---|---|")
     for name in (n for n in args.priors if n != "fused"):
@@ -37,7 +38,7 @@ def main() -> None:
 
 def trained(scene: Scene, name: str, seed: int, steps: int) -> Expert:
     prior, config = budget("small", scene, name)
-    return fit_expert(scene, prior, replace(config, seed=seed, steps=steps), progress=False)
+    return fit_expert(scene, prior, replace(config, seed=seed, steps=steps, sweep=None), progress=False)
 
 
 def row(name: str, experts: list[Expert], scene: Scene) -> str:
