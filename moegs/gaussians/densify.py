@@ -135,9 +135,20 @@ def sample_offsets(now: Gaussians, generator: torch.Generator | None = None) -> 
     return (vectors @ (values.clamp_min(0.0).sqrt() * noise)[..., None]).squeeze(-1)
 
 
-def healthy(params: Params, now: Gaussians, rule: DensifyRule, extent: float) -> Bool[Tensor, "n"]:
-    """Gaussians that are opaque enough at their best, not too large, and finite."""
-    opaque = torch.sigmoid(field(params, "opacities")) >= rule.min_opacity
+def healthy(
+    params: Params, now: Gaussians, rule: DensifyRule, extent: float, best: Float[Tensor, "n"] | None = None
+) -> Bool[Tensor, "n"]:
+    """Gaussians that are opaque enough at their best, not too large, and finite.
+
+    Args:
+        params: raw parameters.
+        now: the same Gaussians at one instant.
+        rule: thresholds.
+        extent: radius of the camera rig in world units.
+        best: greatest opacity over the clip, for priors that raise it above the raw one.
+    """
+    raw = torch.sigmoid(field(params, "opacities"))
+    opaque = (raw if best is None else torch.maximum(raw, best)) >= rule.min_opacity
     return opaque & (sizes(now) <= rule.max_size * extent) & now.means.isfinite().all(-1)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from moegs.data import Scene, View
@@ -33,6 +35,7 @@ from moegs.train.views import ViewOrder, scene_description, training_order, view
 
 ImageLoss = Callable[[Tensor, View], Tensor]
 
+MOMENTS = 8  # at which a Gaussian may be opaque enough to stay
 COLD = 0.05  # of its schedule is left of every learning rate at the end
 
 
@@ -287,12 +290,24 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) 
         params = {k: v.detach() for k, v in run.optimizer.params.items()}
         if done < config.densify_until * config.steps:
             params = _grow(params, scene, prior, config, run, view)
-        now = prior.deform(params, view.time, view.camera_index)
-        keep = densify.healthy(params, now, config.densify, scene.extent)
+        keep = _healthy(params, scene, prior, config, run, view)
         if not keep.any():
             raise DivergenceError(_all_gone(run.step))
         run.optimizer.replace(*densify.keep(params, keep))
     run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
+
+
+def _healthy(
+    params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View
+) -> Bool[Tensor, "n"]:  # fmt: skip
+    """Who stays. Large Gaussians are left alone once nothing grows into the place of those that go."""
+    growing = run.step + 1 < config.densify_until * config.steps
+    rule = config.densify if growing else replace(config.densify, max_size=math.inf)
+    now = prior.deform(params, view.time, view.camera_index)
+    best = now.opacities
+    for i in range(MOMENTS):  # some priors raise opacities only while a thing is there
+        best = torch.maximum(best, prior.deform(params, i / MOMENTS).opacities)
+    return densify.healthy(params, now, rule, scene.extent, best)
 
 
 def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:

@@ -64,6 +64,14 @@ def test_unhealthy_gaussians_are_found():
     assert healthy.tolist() == [False, False, False, True, True, True]
 
 
+def test_who_is_faint_now_but_not_always_is_healthy():
+    prior, params = expert()
+    params["gaussian.opacities"][:2] = -20
+    best = torch.tensor([0.5, 0, 0, 0, 0, 0])
+    healthy = densify.healthy(params, prior.deform(params, 0.5), DensifyRule(), extent=1.0, best=best)
+    assert healthy.tolist() == [True, False, True, True, True, True]
+
+
 def test_opacity_reset_lowers_only_what_is_above():
     _, params = expert()
     params["gaussian.opacities"] = torch.tensor([-8.0, -5, -1, 0, 1, 8])
