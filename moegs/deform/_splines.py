@@ -87,7 +87,7 @@ def nearest_window(
     tau: float | Tensor, centers: Float[Tensor, "n 2"], widths: Float[Tensor, "n 2"]
 ) -> Float[Tensor, "n"]:
     """One between the two centres, and a Gaussian of the distance to the nearer centre outside: continuous."""
-    low, high = centers.amin(-1), centers.amax(-1)
+    low, high = _ordered(centers)
     before, after = widths.unbind(-1)
     reach = (low - tau).clamp_min(0) / before + (tau - high).clamp_min(0) / after
     return torch.exp(-reach.square())
@@ -97,11 +97,16 @@ def signed_min_window(
     tau: float | Tensor, centers: Float[Tensor, "n 2"], widths: Float[Tensor, "n 2"]
 ) -> Float[Tensor, "n"]:
     """As Ex4DGS computes it: the distance is always to the later centre, so opacity jumps to one at the earlier."""
-    low, high = centers.amin(-1), centers.amax(-1)
+    low, high = _ordered(centers)
     before, after = widths.unbind(-1)
     reach = (tau - high) / torch.where(tau > low, after, before)
     inside = (tau > low) & (tau < high)
     return torch.where(inside, torch.ones_like(reach), torch.exp(-reach.square()))
+
+
+def _ordered(centers: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    one, other = centers.unbind(-1)
+    return torch.minimum(one, other), torch.maximum(one, other)
 
 
 def window_widths(raw: Float[Tensor, "n 2"], least: float) -> Float[Tensor, "n 2"]:
