@@ -95,7 +95,7 @@ def moving_points(
 ) -> PointCloud:
     """Points, colours, times and velocities of what is not where it mostly is; there may be none.
 
-    Held-out cameras are not looked at. ``spans`` of the result is twice the distance of two moments.
+    Held-out cameras are not looked at. ``spans`` of the result is ``2 / config.moments``, at most 1.
 
     Args:
         scene: the clip; its points say how deep to search.

@@ -52,7 +52,7 @@ def _spacing(cloud: PointCloud) -> Float[Tensor, "n"]:
     """Neighbour distances among the points that are there together: brief ones of the same time, and all the others."""
     if cloud.spans is None or cloud.times is None:
         return neighbour_distance(cloud.points)
-    moment = torch.where(cloud.spans < 1, cloud.times, torch.inf)
+    moment = torch.where((cloud.spans < 1) & ~cloud.times.isnan(), cloud.times, torch.inf)
     spacing = torch.empty_like(moment)
     for time in moment.unique():
         together = moment == time
@@ -96,5 +96,7 @@ def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
         raise DataError("point cloud: it is empty; a prior needs at least one point to start from.")
     for name in ("points", "colors", "times", "spans", "velocities"):
         value = getattr(cloud, name)
-        if value is not None and not (torch.isfinite(value) | (value.isnan() if name == "times" else False)).all():
+        if value is not None and name == "times":
+            value = value[~value.isnan()]  # not known
+        if value is not None and not torch.isfinite(value).all():
             raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")

@@ -27,7 +27,7 @@ from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
 from moegs.train._checks import at_least_one
 from moegs.train._loop import Pace, train_loop
-from moegs.train.checkpoint import NAME, Checkpoint, all_moments, load_checkpoint, restoring, same_kind
+from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
@@ -178,8 +178,8 @@ def _begin(
         torch.zeros(count(params)), generator, description,
         loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), start is not None,
     )  # fmt: skip
-    if saved is not None and path is not None:
-        with restoring(path.parent):
+    if saved is not None and folder is not None:
+        with restoring(folder):
             _restore(run, saved)
     return run
 
@@ -201,15 +201,10 @@ def _saved_params(saved: Checkpoint, like: Params) -> Params:
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:
-    params, state = run.optimizer.params, saved.moments("adam")
-    for name, moments in state.items():
-        for moment, value in moments.items():
-            same_kind(f"{name}/{moment}", value, params[name] if moment != "step" else torch.zeros(()))
     for name in ("stats/grad_sum", "stats/seen"):
-        same_kind(name, saved.tensors[name], torch.zeros(count(params)))
+        same_kind(name, saved.tensors[name], torch.zeros(count(run.optimizer.params)))
     same_kind("rng", saved.tensors["rng"], run.generator.get_state())
-    all_moments(state)
-    run.optimizer.load(params, state)
+    run.optimizer.load(run.optimizer.params, saved.moments("adam"))
     run.grad_sum, run.seen = saved.tensors["stats/grad_sum"], saved.tensors["stats/seen"]
     run.generator.set_state(saved.tensors["rng"])
     run.step = saved.step

@@ -9,6 +9,7 @@ from moegs.deform.prior import Schedule
 from moegs.errors import DivergenceError
 from moegs.gaussians.densify import Lineage, follow
 from moegs.gaussians.params import Params, population_of
+from moegs.train.checkpoint import all_moments, same_kind
 
 EPS = 1e-15  # as in 3D Gaussian Splatting: rates are not damped by tiny gradients
 
@@ -78,5 +79,13 @@ class ParamsAdam:
         }
 
     def load(self, params: Params, state: dict[str, dict[str, Tensor]]) -> None:
-        """Take over parameters and state of another run."""
+        """Take over parameters and state of another run.
+
+        Raises:
+            ShapeError: a moment does not fit its parameter, or is missing.
+        """
+        for name, moments in state.items():
+            for moment, value in moments.items():
+                same_kind(f"{name}/{moment}", value, params[name] if moment != "step" else torch.zeros(()))
+        all_moments(state)
         self._start(params, state)

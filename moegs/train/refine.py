@@ -21,7 +21,7 @@ from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import router_from_config
 from moegs.train._checks import at_least_one
 from moegs.train._loop import Pace, train_loop
-from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring
+from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
@@ -137,7 +137,10 @@ def _snapshot(run: _Run) -> Checkpoint:
 def _restore(run: _Run, saved: Checkpoint) -> None:
     restore_router(run.mixture.router, run.router, saved)
     for i, adam in enumerate(run.experts.values()):
-        adam.load(saved.part(f"params/{i}"), saved.moments(f"adam/{i}"))
+        params = saved.part(f"params/{i}")
+        for name, like in adam.params.items():
+            same_kind(name, params[name], like)
+        adam.load(params, saved.moments(f"adam/{i}"))
     run.step = saved.step
 
 

@@ -30,6 +30,14 @@ def test_points_that_are_there_briefly_start_as_gaussians_that_move_and_fade(nam
     assert faded.float().mean() > 0.9  # strays start very large
 
 
+def test_brief_points_of_unknown_time_have_a_size_too():
+    cloud = _brief(50)
+    cloud = PointCloud(cloud.points, cloud.colors, torch.full((50,), torch.nan), cloud.spans)
+    scales = deform.get("polynomial").for_clip(40).init(cloud)["gaussian.scales"]
+    alone = deform.get("polynomial").for_clip(40).init(PointCloud(cloud.points, cloud.colors))["gaussian.scales"]
+    assert torch.equal(scales, alone)
+
+
 @pytest.mark.parametrize("name", ["hexplane", "embedding"])
 def test_priors_without_birth_start_from_points_of_all_times(name):
     cloud = _brief()

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from moegs.deform import get
-from moegs.errors import ConfigError, DivergenceError
+from moegs.errors import ConfigError, DivergenceError, FormatError
 from moegs.train import (
     FitConfig,
     RefineConfig,
@@ -19,6 +21,7 @@ from moegs.train import (
     mixture_renderer,
     refine_mixture,
 )
+from moegs.train.checkpoint import NAME
 from tests.train.scenes import small_scene
 
 QUICK = RefineConfig(steps=30, checkpoint_every=7)
@@ -74,6 +77,17 @@ def test_refuses_to_resume_another_run(tmp_path, mixture):
     with pytest.raises(ConfigError, match="expert_rate"):
         other = replace(QUICK, steps=2, expert_rate=1.0)
         refine_mixture(small_scene(), mixture, other, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_error(tmp_path, mixture):
+    refine_mixture(small_scene(), mixture, replace(QUICK, steps=2), out=tmp_path, progress=False)
+    path = tmp_path / NAME
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    for changed in ("params/0/gaussian.means", "adam/1/gaussian.means/exp_avg"):
+        save_file(tensors | {changed: tensors[changed][:-1].contiguous()}, path, header)
+        with pytest.raises(FormatError, match=r"gaussian\.means"):
+            refine_mixture(small_scene(), mixture, replace(QUICK, steps=2), out=tmp_path, resume=True, progress=False)
 
 
 def test_stops_at_a_loss_that_is_not_finite(monkeypatch, mixture):
