@@ -43,7 +43,7 @@ BUDGETS = {
 PER_PIXEL = 0.5
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
-SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.6}
+SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
 
 

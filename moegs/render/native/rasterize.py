@@ -217,14 +217,15 @@ class _Rasterize(torch.autograd.Function):
         color, depth, alpha = (torch.empty(*size, *c) for c in ((3,), (), ()))
         features = None if x.features is None else torch.empty(*size, x.features.shape[1])
         radii = torch.empty(len(x.means), 2)
+        call = _call(frame, x)
         try:
-            trace = library().forward(_call(frame, x), color, depth, alpha, features, radii, frame.threads)
+            trace = library().forward(call, color, depth, alpha, features, radii, frame.threads)
         except RuntimeError as error:
             raise BackendError(f"native: {error}.") from None
         if not trace.finite:
             _complain(x)
         ctx.save_for_backward(*tensors, color, depth, alpha, features, radii)
-        ctx.frame, ctx.trace = frame, trace
+        ctx.frame, ctx.call, ctx.trace = frame, call, trace
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return color, depth, alpha, features, radii
@@ -239,8 +240,7 @@ class _Rasterize(torch.autograd.Function):
         *images, radii = saved[len(_Inputs._fields) :]
         wanted = _empty_like(ctx.needs_input_grad[1:], x)
         given = [None if g is None else g.contiguous() for g in grads[:4]]
-        call = _call(ctx.frame, x)
-        library().backward(call, ctx.trace, radii, images, given, wanted, ctx.frame.absgrad, ctx.frame.threads)
+        library().backward(ctx.call, ctx.trace, radii, images, given, wanted, ctx.frame.absgrad, ctx.frame.threads)
         return None, *wanted
 
 

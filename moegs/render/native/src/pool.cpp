@@ -17,7 +17,8 @@ namespace moegs {
 namespace {
 
 constexpr int kMaxHelpers = 255;
-constexpr int kSpins = 2000;  // some 20 µs: the stages of one call follow each other closely
+// A helper that sleeps is woken some 50 µs late. The stages of one call, and backward after forward, follow within this.
+constexpr std::chrono::microseconds kAwake{200};
 
 struct Job {
   PieceFunction function;
@@ -134,7 +135,9 @@ class Pool {
   }
 
   std::shared_ptr<Job> take() {
-    for (int i = 0; i < kSpins && waiting_.load(std::memory_order_acquire) == 0; ++i) relax();
+    const auto until = std::chrono::steady_clock::now() + kAwake;
+    while (waiting_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until)
+      for (int i = 0; i < 32 && waiting_.load(std::memory_order_relaxed) == 0; ++i) relax();
     std::unique_lock<std::mutex> lock(mutex_);
     wake_.wait(lock, [this] { return !jobs_.empty(); });
     std::shared_ptr<Job> job = jobs_.front();
