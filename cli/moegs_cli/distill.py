@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     short_help="Teach one expert what the mixture knows.",
     epilog="\b\nExamples:\n"
     "  moegs distill runs/mix --data clip --into polynomial --out runs/taught\n"
-    "  moegs distill runs/mix --data clip --into interpolation --from-scratch --compare --out runs/taught"
+    "  moegs distill runs/mix --data clip --into interpolation --from-scratch --compare --out runs/taught",
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
@@ -32,12 +32,24 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
 @click.option("--budget", default="small", show_default=True, help="small, medium or full.")
 @click.option(
-    "--weight", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    "--weight",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
     help="Share of the photograph's term; the rest is the mixture's.",
+)
+@click.option(
+    "--between",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Cameras added between the training cameras, for each of them, where MIXTURE alone teaches; 0 as in the paper.",
 )
 @click.option("--compare", is_flag=True, help="Also train the same student for as long on photographs alone.")
 @click.option(
-    "--teacher-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
+    "--teacher-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
     help="Where the mixture's frames and gates are kept; OUT/teacher by default.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and all randomness.")
@@ -84,7 +96,7 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
     prior = teacher.experts[into].prior.name if into in teacher.experts else into
     _, fit = budget(options["budget"], scene, prior)
     fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps)
-    return DistillConfig(options["weight"], fit)
+    return DistillConfig(options["weight"], options["between"], fit)
 
 
 def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path, progress: bool) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --refine 400 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --rounds 1 --out runs/mix55\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55",
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 @click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), help="Fraction of all Gaussians to drop.")
 @click.option("--threshold", type=float, help="Drop those with a lower score instead.")
 @click.option(
-    "--criterion", default="blend", show_default=True,
+    "--criterion",
+    default="blend",
+    show_default=True,
     help="blend, gate (the paper's), gated-contribution, contribution, opacity or random.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
@@ -87,7 +89,9 @@ def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bo
     from moegs.prune import refit_experts, refit_router, refit_together
 
     how = {"seed": options["seed"], "progress": not quiet}
-    refitted = refit_router(scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how)
+    refitted = refit_router(
+        scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how
+    )
     return refit_together(scene, refitted, options["refine"], **how)
 
 

@@ -67,6 +67,14 @@ class FrameSource(Protocol):
         ...
 
 
+class Frames(Protocol):
+    """Pictures of several cameras, in any order."""
+
+    def image(self, camera: int, frame: int) -> Float[Tensor, "h w 3"]:
+        """One frame as float32 in [0, 1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class FrameStore:
     """The decoded frames of every camera, one uint8 memory map ``[frame, h, w, 3]`` a camera.

@@ -13,7 +13,7 @@ from torch import Tensor
 from moegs.data import n3v, technicolor
 from moegs.data.capture import Capture, read_cloud
 from moegs.data.findings import CaptureError
-from moegs.data.frames import Clip, FrameStore, store
+from moegs.data.frames import Clip, Frames, store
 from moegs.data.layouts import layout_of
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
@@ -70,7 +70,7 @@ class Scene:
     n_frames: int
     fps: float
     cloud: PointCloud
-    frames: FrameStore
+    frames: Frames
     extent: float
     bounds: tuple[float, float]
 

@@ -2,6 +2,7 @@
 
 from moegs.distill.distill import DistillConfig, Student, distill, retrain, student_of
 from moegs.distill.loss import distillation_loss
+from moegs.distill.novel import with_novel_views
 from moegs.distill.teacher import Teacher, cache_teacher, mixture_key, teacher_bytes
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "retrain",
     "student_of",
     "teacher_bytes",
+    "with_novel_views",
 ]

@@ -12,12 +12,14 @@ from moegs import deform
 from moegs.data import Scene, View
 from moegs.deform.prior import Prior
 from moegs.distill.loss import distillation_loss
+from moegs.distill.novel import with_novel_views
 from moegs.distill.teacher import Teacher, cache_teacher, mixture_key
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.params import Params
 from moegs.route.mixture import Mixture
 from moegs.train.fit import FitConfig, fit_expert
+from moegs.train.losses import photometric_loss
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,22 @@ class DistillConfig:
 
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
+        between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach.
+            The mixture is better than the student from where no camera stood, and only there is this seen; 0 as in the
+            paper.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
             options, its background and its number of Gaussians.
     """
 
     weight: float = 0.5
+    between: float = 1.0
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if self.between < 0:
+            raise ConfigError(
+                f"distillation: expected between ≥ 0 cameras for each training camera, got {self.between}."
+            )
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,13 @@ class Student:
 
 
 def student_of(
-    mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, from_scratch: bool = False, expert: Expert | None = None
+    mixture: Mixture,
+    into: str,
+    fit: FitConfig,
+    *,
+    n_frames: int,
+    from_scratch: bool = False,
+    expert: Expert | None = None,
 ) -> Student:
     """The student that a name means: an expert of the mixture, or else a motion prior.
 
@@ -98,6 +116,8 @@ def distill(
 ) -> Expert:
     """Train one expert on photographs where the mixture trusts it and on the mixture's frames elsewhere (MoE-GS §3.4).
 
+    Between the cameras, where there is no photograph, the mixture's frames are all it learns from (not in the paper).
+
     Args:
         mixture: the teacher; it stays as it is.
         scene: the clip that it was trained on.
@@ -112,28 +132,40 @@ def distill(
     """
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
     teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
+    novel = round(config.between * len(scene.train))
+    wider = with_novel_views(scene, mixture, novel, cache, seed=config.fit.seed, progress=progress)
+    lesson = Lesson(teacher, config, mixture_key(mixture), len(scene.cameras))
     taught = fit_expert(
-        scene, student.prior, student.fit, start=student.start, loss=Lesson(teacher, config, mixture_key(mixture)), out=out,
-        resume=resume, progress=progress,
-    )  # fmt: skip
-    return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
+        wider, student.prior, student.fit, start=student.start, loss=lesson, out=out, resume=resume, progress=progress
+    )
+    return replace(
+        taught,
+        meta=taught.meta
+        | {"distilled from": list(mixture.experts), "weight": config.weight, "between": config.between},
+    )
 
 
 @dataclass(frozen=True)
 class Lesson:
     """The loss of one student: :func:`distillation_loss` to the photographs and one teacher's frames.
 
+    At cameras that nobody photographed from it is :func:`moegs.train.photometric_loss` to the teacher's frame.
+
     Attributes:
         teacher: frames and gates.
         config: weight of the photograph's term and share of the structural one.
         mixture: what the teacher's mixture is known by, see :func:`mixture_key`.
+        photographed: cameras below this index have photographs.
     """
 
     teacher: Teacher
     config: DistillConfig
     mixture: str
+    photographed: int
 
     def __call__(self, image: Tensor, view: View) -> Tensor:
+        if view.camera_index >= self.photographed:
+            return photometric_loss(image, view.image, self.config.fit.lambda_dssim)
         frame = self.teacher.frame(view.camera_index, view.frame).to(image)
         gate = self.teacher.gate(view.camera_index, view.frame).to(image)
         return distillation_loss(image, view.image, frame, gate, self.config.weight, self.config.fit.lambda_dssim)
@@ -141,7 +173,12 @@ class Lesson:
     @property
     def description(self) -> dict[str, Any]:
         """What must be the same to go on with a run."""
-        return {"name": "distillation", "weight": self.config.weight, "mixture": self.mixture}
+        return {
+            "name": "distillation",
+            "weight": self.config.weight,
+            "between": self.config.between,
+            "mixture": self.mixture,
+        }
 
 
 def retrain(
@@ -158,6 +195,4 @@ def retrain(
 ) -> Expert:
     """The same student trained for as long on the photographs alone: what distillation has to beat."""
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
-    return fit_expert(
-        scene, student.prior, student.fit, start=student.start, out=out, resume=resume, progress=progress
-    )
+    return fit_expert(scene, student.prior, student.fit, start=student.start, out=out, resume=resume, progress=progress)

@@ -52,6 +52,52 @@ def spiral(
     return [replace(middle, viewmat=look_at(eye, target) @ middle.viewmat) for eye in eyes.to(to_world)]
 
 
+def between(cameras: Sequence[Camera], count: int, seed: int = 0) -> list[Camera]:
+    """Cameras on the way from one camera of a rig to one of its four nearest neighbours.
+
+    They start from the rig's cameras in turn. Eyes are blended linearly, directions by the rotation nearest to the blend of
+    both; image size and intrinsics are those of the camera that the way starts from.
+
+    Args:
+        cameras: the rig.
+        count: how many.
+        seed: chooses the neighbours and, between a quarter and three quarters, how far to go.
+
+    Raises:
+        ConfigError: there are fewer than two cameras, or ``count`` is negative.
+    """
+    if len(cameras) < 2 or count < 0:
+        raise ConfigError(f"between: expected two or more cameras and a count ≥ 0, got {len(cameras)} and {count}.")
+    generator = torch.Generator().manual_seed(seed)
+    to_world = [torch.linalg.inv(camera.viewmat.double()) for camera in cameras]
+    centres = torch.stack([pose[:3, 3] for pose in to_world])
+    way = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    return [
+        replace(
+            start,
+            viewmat=_blend(to_world[a], to_world[_neighbour(centres, a, pick)], 0.25 + 0.5 * far).to(start.viewmat),
+        )
+        for (pick, far), a in zip(way.tolist(), (i % len(cameras) for i in range(count)), strict=True)
+        for start in [cameras[a]]
+    ]
+
+
+def _neighbour(centres: Float[Tensor, "n 3"], camera: int, pick: float) -> int:
+    """One of the four cameras nearest to a camera; ``pick`` in [0, 1) says which."""
+    distances = (centres - centres[camera]).norm(dim=1)
+    distances[camera] = math.inf
+    near = distances.argsort()[: min(4, len(centres) - 1)]
+    return int(near[int(pick * len(near))])
+
+
+def _blend(a: Float[Tensor, "4 4"], b: Float[Tensor, "4 4"], weight: float) -> Float[Tensor, "4 4"]:
+    """World→camera matrix between two camera→world matrices."""
+    mixed = torch.lerp(a, b, weight)
+    left, _, right = torch.linalg.svd(mixed[:3, :3])
+    mixed[:3, :3] = left @ right
+    return torch.linalg.inv(mixed)
+
+
 def central(cameras: Sequence[Camera]) -> int:
     """Index of the camera nearest to the middle of the rig."""
     centres = torch.stack([c.centre for c in cameras])

@@ -66,7 +66,7 @@ class FitConfig:
     densify: DensifyRule = field(default_factory=DensifyRule)
     densify_every: int = 100
     densify_from: float = 0.05
-    densify_until: float = 0.6
+    densify_until: float = 0.4
     sh_every: float = 0.15
     cooldown: float = 0.3
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -17,7 +17,9 @@ from moegs.distill import (
     retrain,
     student_of,
     teacher_bytes,
+    with_novel_views,
 )
+from moegs.distill.distill import Lesson
 from moegs.errors import ConfigError, DataError, ShapeError
 from moegs.expert import Expert
 from moegs.route import Mixture, VolumePixelRouter, render_mixture
@@ -167,6 +169,47 @@ def test_a_student_learns_and_keeps_its_size(tmp_path):
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
+def test_new_cameras_show_what_the_mixture_renders(tmp_path):
+    mixture, scene = make_mixture(), small_scene()
+    wider = with_novel_views(scene, mixture, 3, tmp_path, seed=4, progress=False)
+    assert len(wider.cameras) == len(scene.cameras) + 3 and wider.train == (*scene.train, 3, 4, 5)
+    assert torch.equal(wider.image(1, 2), scene.image(1, 2))
+    for camera in (3, 4, 5):
+        rendered = render_mixture(mixture, wider.cameras[camera], wider.time(2)).color.clamp(0, 1)
+        assert (wider.image(camera, 2) - rendered).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_lone_camera_has_nothing_between(tmp_path):
+    scene = replace(small_scene(), train=(1,))
+    assert with_novel_views(scene, make_mixture(), 3, tmp_path) is scene
+    assert with_novel_views(small_scene(), make_mixture(), 0, tmp_path).train == (1, 2)
+
+
+def test_between_photographs_the_mixture_alone_teaches(tmp_path):
+    mixture, scene = make_mixture(), small_scene()
+    wider = with_novel_views(scene, mixture, 1, tmp_path, progress=False)
+    config = DistillConfig()
+    lesson = Lesson(
+        cache_teacher(mixture, scene, tmp_path, expert="poly", progress=False), config, "m", len(scene.cameras)
+    )
+    image = torch.full((scene.cameras[0].height, scene.cameras[0].width, 3), 0.5)
+    novel, known = wider.view(3, 0), wider.view(1, 0)
+    torch.testing.assert_close(lesson(image, novel), photometric_loss(image, novel.image, config.fit.lambda_dssim))
+    assert not torch.equal(lesson(image, known), photometric_loss(image, known.image, config.fit.lambda_dssim))
+
+
+def test_as_many_cameras_are_added_as_are_asked_for(tmp_path):
+    fit = FitConfig(steps=2)
+    for between, files in ((0.0, 2), (1.5, 5)):
+        cache = tmp_path / str(between)
+        distill(
+            make_mixture(), small_scene(), "poly", DistillConfig(between=between, fit=fit), cache=cache, progress=False
+        )
+        assert len(list(cache.glob("frames-*.npy"))) == files
+    with pytest.raises(ConfigError, match="between"):
+        DistillConfig(between=-1.0)
+
+
 def test_a_prior_outside_the_mixture_is_taught_too(tmp_path):
     config = DistillConfig(fit=FitConfig(steps=3))
     taught = distill(make_mixture(), small_scene(), "reformulation", config, cache=tmp_path, progress=False)
@@ -176,10 +219,15 @@ def test_a_prior_outside_the_mixture_is_taught_too(tmp_path):
 def test_a_lesson_goes_on_only_as_it_began(tmp_path):
     mixture, scene, fit = make_mixture(), small_scene(), FitConfig(steps=2)
     taught = distill(mixture, scene, "poly", DistillConfig(fit=fit), cache=tmp_path, out=tmp_path, progress=False)
-    assert taught.meta["loss"] == {"name": "distillation", "weight": 0.5, "mixture": mixture_key(mixture)}
+    assert taught.meta["loss"] == {
+        "name": "distillation",
+        "weight": 0.5,
+        "between": 1.0,
+        "mixture": mixture_key(mixture),
+    }
     how = {"cache": tmp_path, "out": tmp_path, "resume": True, "progress": False}
     distill(mixture, scene, "poly", DistillConfig(fit=fit), **how)
     with pytest.raises(ConfigError, match=r"loss = .*'weight': 0\.5.*'weight': 0\.3"):
         distill(mixture, scene, "poly", DistillConfig(weight=0.3, fit=fit), **how)
-    with pytest.raises(ConfigError, match=r"was written with loss = .* asks for None"):
+    with pytest.raises(ConfigError, match=r"was written with .* asks for"):
         retrain(mixture, scene, "poly", DistillConfig(fit=fit), out=tmp_path, resume=True, progress=False)

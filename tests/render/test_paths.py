@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moegs.errors import ConfigError
 from moegs.render import Camera
-from moegs.render.paths import central, look_at, spiral
+from moegs.render.paths import between, central, look_at, spiral
 
 K = torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]])
 
@@ -37,6 +37,39 @@ def test_every_camera_keeps_the_focus_in_the_centre_and_stays_near(count, focus)
         assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
         assert float(torch.linalg.det(rotation)) == pytest.approx(1, abs=1e-5)
         assert float(camera.centre.norm()) < 0.5 * 1.3
+
+
+@given(count=st.integers(0, 12), seed=st.integers(0, 100))
+def test_cameras_between_are_between(count, seed):
+    cameras = rig()
+    for i, camera in enumerate(between(cameras, count, seed)):
+        start = cameras[i % len(cameras)]
+        others = [(c.centre - start.centre) for c in cameras if c is not start]
+        way = camera.centre - start.centre
+        fractions = [
+            float(way @ o / (o @ o)) for o in others if torch.allclose(way, (way @ o / (o @ o)) * o, atol=1e-6)
+        ]
+        assert any(0.25 <= f <= 0.75 for f in fractions)
+        assert (camera.width, camera.height) == (start.width, start.height) and torch.equal(camera.K, start.K)
+        assert torch.allclose(camera.viewmat[:3, :3], torch.eye(3), atol=1e-6)
+
+
+def test_directions_between_are_between():
+    turn = torch.tensor(0.6)
+    turned = torch.eye(4)
+    turned[0, 0], turned[0, 2], turned[2, 0], turned[2, 2] = turn.cos(), turn.sin(), -turn.sin(), turn.cos()
+    turned[0, 3] = 1.0
+    for camera in between([Camera(torch.eye(4), K, 32, 24), Camera(turned, K, 32, 24)], 6):
+        rotation = camera.viewmat[:3, :3]
+        assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-6) and float(torch.linalg.det(rotation)) > 0
+        assert 0.1 < math.acos(float(rotation[0, 0])) < 0.5
+
+
+def test_cameras_between_depend_on_the_seed_alone():
+    first, again, other = (torch.stack([c.viewmat for c in between(rig(), 5, seed)]) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    with pytest.raises(ConfigError, match="two or more"):
+        between(rig(1), 3)
 
 
 def test_the_path_closes_and_moves():

@@ -99,9 +99,7 @@ class Projection(NamedTuple):
     radii: Float[Tensor, "n 2"]
 
 
-def project_native(
-    gaussians: Gaussians, camera: Camera, options: RasterOptions = RasterOptions()
-) -> Projection:
+def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions = RasterOptions()) -> Projection:
     """Projection and spherical harmonics on their own, differentiable in the Gaussians and the camera pose.
 
     Raises:
@@ -249,7 +247,14 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, frame: _Frame, *tensors: Any) -> tuple[Tensor, ...]:
         x = _Inputs(*tensors)
         n = len(x.means)
-        out = [torch.empty(n, 2), torch.empty(n, 3), torch.empty(n), torch.empty(n, 3), torch.empty(n), torch.empty(n, 2)]
+        out = [
+            torch.empty(n, 2),
+            torch.empty(n, 3),
+            torch.empty(n),
+            torch.empty(n, 3),
+            torch.empty(n),
+            torch.empty(n, 2),
+        ]
         if not library().project(_call(frame, x), out, frame.threads):
             _complain(x)
         ctx.save_for_backward(*tensors)
