@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from moegs import deform
@@ -19,7 +20,7 @@ class Budget:
     """One size of a run.
 
     Attributes:
-        steps: optimisation steps of an expert, before its prior's share of :data:`SHARE`.
+        steps: optimisation steps of an expert, before its prior's :data:`SHARE` and, for small pictures, :data:`MORE_STEPS`.
         max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
         router_steps: optimisation steps of the router.
@@ -43,6 +44,9 @@ BUDGETS = {
 PER_PIXEL = 0.5
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
+MORE_STEPS = 1.5
+"""Where pictures are too small for the budget's number of Gaussians, steps are cheap: at most so many times more are taken."""
+
 SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
 
@@ -64,9 +68,11 @@ def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
     """
     size = _sized(name)
     pixels = max(camera.width * camera.height for camera in scene.cameras)
+    most = min(size.max_gaussians, round(PER_PIXEL * pixels))
+    more = min(math.sqrt(size.max_gaussians / most), MORE_STEPS)
     config = FitConfig(
-        steps=round(size.steps * SHARE.get(prior_name, 1.0)),
-        densify=DensifyRule(max_gaussians=min(size.max_gaussians, round(PER_PIXEL * pixels))),
+        steps=round(more * size.steps * SHARE.get(prior_name, 1.0)),
+        densify=DensifyRule(max_gaussians=most),
         densify_every=size.densify_every,
     )
     return deform.get(prior_name).for_clip(scene.n_frames), config

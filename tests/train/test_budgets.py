@@ -7,7 +7,7 @@ import pytest
 from moegs import deform
 from moegs.errors import ConfigError
 from moegs.train import BUDGETS, budget, route_budget
-from moegs.train.budgets import SHARE
+from moegs.train.budgets import MORE_STEPS, SHARE
 from tests.train.scenes import small_scene
 
 
@@ -16,7 +16,7 @@ from tests.train.scenes import small_scene
 def test_every_prior_has_a_plan_at_every_size(size, prior):
     chosen, config = budget(size, small_scene(), prior)
     assert chosen == deform.get(prior).for_clip(4)
-    assert config.steps == round(BUDGETS[size].steps * SHARE.get(prior, 1.0))
+    assert config.steps == round(MORE_STEPS * BUDGETS[size].steps * SHARE.get(prior, 1.0))
     assert config.densify.max_gaussians == 240  # half of 24x20 pixels
 
 
@@ -30,7 +30,16 @@ def test_sizes_grow():
 def test_the_cap_of_large_pictures_is_the_budgets():
     scene = small_scene()
     large = replace(scene, cameras=tuple(c.resized(400, 300) for c in scene.cameras))
-    assert budget("small", large, "polynomial")[1].densify.max_gaussians == BUDGETS["small"].max_gaussians
+    config = budget("small", large, "reformulation")[1]
+    assert (config.densify.max_gaussians, config.steps) == (BUDGETS["small"].max_gaussians, BUDGETS["small"].steps)
+
+
+def test_fewer_gaussians_take_more_steps():
+    scene = small_scene()
+    half = replace(scene, cameras=tuple(c.resized(200, 200) for c in scene.cameras))
+    config = budget("small", half, "reformulation")[1]
+    assert config.densify.max_gaussians == 20_000
+    assert config.steps == round(1.5**0.5 * BUDGETS["small"].steps)
 
 
 def test_unknown_names_are_refused():
