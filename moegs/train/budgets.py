@@ -45,7 +45,7 @@ PER_PIXEL = 0.5
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
 MORE_STEPS = 1.5
-"""Where pictures are too small for the budget's number of Gaussians, steps are cheap: at most so many times more are taken."""
+"""Steps are cheap where pictures are too small for the budget's Gaussians: at most so many times more are taken."""
 
 SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
