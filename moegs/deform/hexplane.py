@@ -136,7 +136,7 @@ class HexPlane(Prior):
 
     @classmethod
     def for_clip(cls, n_frames: int) -> HexPlane:
-        """A small model for short clips on a CPU, with a knot of time for every second frame."""
+        """A small model for short clips on a CPU, with a knot of time for every second frame and rates for few steps."""
         return cls(
             sh_degree=1,
             resolution=(32, 32, 32, max(n_frames // 2, 2)),
@@ -144,8 +144,16 @@ class HexPlane(Prior):
             head_layers=1,
             color_coefficients=1,
             coarse_until=0.1,
-            lr_mlp=2e-3,
-            lr_mlp_final=2e-4,
+            lr_means=7.5e-4,
+            lr_means_final=7.5e-6,
+            lr_planes=1.5e-2,
+            lr_planes_final=1.5e-3,
+            lr_mlp=3e-3,
+            lr_mlp_final=3e-4,
+            lr_quats=1.5e-3,
+            lr_scales=7.5e-3,
+            lr_opacities=0.075,
+            lr_sh=3.75e-3,
         )
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:

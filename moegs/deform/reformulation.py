@@ -131,7 +131,7 @@ class Reformulation(Prior):
     @classmethod
     def for_clip(cls, n_frames: int) -> Reformulation:
         """Few harmonics, and Gaussians that begin visible throughout, since a short run adds few."""
-        return cls(sh_degree=1, sh_degree_t=1, initial_time_scale=1.0, lr_means=3.2e-4, lr_means_final=3.2e-6)
+        return cls(sh_degree=1, sh_degree_t=1, initial_time_scale=1.0, lr_means=5e-4, lr_means_final=5e-6)
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Gaussians without motion on the points, at the time each was seen or at random times."""
