@@ -186,9 +186,19 @@ class Embedding(Prior):
             color_coefficients=1,
             temporal_std=1.0,
             smoothness=0.01,
-            lr_embeddings=2e-2,
-            lr_embeddings_final=1e-2,
+            lr_means=7.5e-4,
+            lr_means_final=7.5e-6,
+            lr_mlp=1.5e-3,
+            lr_mlp_final=1.5e-4,
+            lr_temporal=7.5e-3,
+            lr_temporal_final=7.5e-4,
+            lr_embeddings=3e-2,
+            lr_embeddings_final=1.5e-2,
             lr_offsets=0.0,
+            lr_quats=1.5e-3,
+            lr_scales=7.5e-3,
+            lr_opacities=0.075,
+            lr_sh=3.75e-3,
         )
 
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
