@@ -47,6 +47,9 @@ PER_PIXEL = 0.5
 MORE_STEPS = 1.5
 """Steps are cheap where pictures are too small for the budget's Gaussians: at most so many times more are taken."""
 
+ENOUGH_STEPS = 20_000
+"""A budget that has as many takes no more: small pictures are learned by then."""
+
 SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
 
@@ -69,7 +72,7 @@ def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
     size = _sized(name)
     pixels = max(camera.width * camera.height for camera in scene.cameras)
     most = min(size.max_gaussians, round(PER_PIXEL * pixels))
-    more = min(math.sqrt(size.max_gaussians / most), MORE_STEPS)
+    more = min(math.sqrt(size.max_gaussians / most), MORE_STEPS, max(ENOUGH_STEPS / size.steps, 1.0))
     config = FitConfig(
         steps=round(more * size.steps * SHARE.get(prior_name, 1.0)),
         densify=DensifyRule(max_gaussians=most),
