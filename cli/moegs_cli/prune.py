@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --refine 400 --out runs/mix55\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 300 --criterion gate --rounds 1 --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 400 --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --criterion gate --rounds 1 --refit 300 --router-only --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55",
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     help="blend, gate (the paper's), gated-contribution, contribution, opacity or random.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
-@click.option("--refit", type=click.IntRange(0), default=0, show_default=True, help="Router steps afterwards.")
-@click.option("--refit-experts", type=click.IntRange(0), default=0, show_default=True, help="Expert steps first.")
 @click.option(
-    "--refine", type=click.IntRange(0), default=0, show_default=True, help="Steps of experts and router together, last."
+    "--refit",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Steps of experts and router together, afterwards.",
 )
+@click.option("--router-only", is_flag=True, help="Refit the router alone, as in the paper.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
@@ -86,13 +89,10 @@ def _dropped(mixture: Mixture, views: Watched, options: dict[str, Any]) -> tuple
 
 
 def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bool) -> Mixture:
-    from moegs.prune import refit_experts, refit_router, refit_together
+    from moegs.prune import refit
 
-    how = {"seed": options["seed"], "progress": not quiet}
-    refitted = refit_router(
-        scene, refit_experts(scene, mixture, options["refit_experts"], **how), options["refit"], **how
-    )
-    return refit_together(scene, refitted, options["refine"], **how)
+    how = {"router_only": options["router_only"], "seed": options["seed"], "progress": not quiet}
+    return refit(scene, mixture, options["refit"], **how)
 
 
 def _show(

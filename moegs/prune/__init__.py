@@ -1,7 +1,7 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
 from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, write_curve
-from moegs.prune.refit import refit_experts, refit_router, refit_together
+from moegs.prune.refit import refit
 from moegs.prune.scores import (
     CRITERIA,
     blend_sensitivity,
@@ -30,8 +30,6 @@ __all__ = [
     "prune_in_rounds",
     "pruning_curve",
     "random",
-    "refit_experts",
-    "refit_router",
-    "refit_together",
+    "refit",
     "write_curve",
 ]

@@ -53,8 +53,18 @@ def test_prune(place, tmp_path):
     before, after = load_mixture(place / "mix"), load_mixture(tmp_path / "half")
     assert sum(after.router.counts) == sum(before.router.counts) - sum(before.router.counts) // 2
     assert "before" in said and "after" in said and "poly:" in said
+    assert all(e.meta["refine steps"] == 1 for e in after.experts.values())
     told = json.loads((tmp_path / "half" / "prune.json").read_text())
     assert told["report"]["fraction"] == pytest.approx(0.5, abs=0.01) and set(told["models"]) == {"before", "after"}
+
+
+def test_prune_refits_the_router_alone_where_asked(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    how = ("--ratio", 0.1, "--views", 1, "--refit", 1, "--router-only")
+    run(prune, place / "mix", *data, *how, "--out", tmp_path / "some")
+    before, after = load_mixture(place / "mix"), load_mixture(tmp_path / "some")
+    assert all("refine steps" not in e.meta for e in after.experts.values())
+    assert sum(after.router.counts) < sum(before.router.counts)
 
 
 def test_prune_draws_a_curve(place, tmp_path):

@@ -15,8 +15,7 @@ from moegs.prune import (
     opacity,
     prune,
     pruning_curve,
-    refit_experts,
-    refit_router,
+    refit,
     write_curve,
 )
 from moegs.train.views import sample_views
@@ -48,23 +47,28 @@ def test_without_matplotlib_the_figures_are_kept(tmp_path, monkeypatch):
     assert (tmp_path / "curve.json").exists() and not (tmp_path / "curve.png").exists()
 
 
-def test_refit_starts_from_the_pruned_router():
-    mixture, scene = make_mixture(), small_scene()
-    pruned, _ = prune(mixture, torch.rand(96, generator=torch.Generator().manual_seed(1)), ratio=0.5)
-    assert refit_router(scene, pruned, 0) is pruned
-    refitted = refit_router(scene, pruned, 1, progress=False)
+def halved():
+    mixture = make_mixture()
+    return prune(mixture, torch.rand(96, generator=torch.Generator().manual_seed(1)), ratio=0.5)[0]
+
+
+def test_the_router_alone_is_refitted_from_where_it_stands():
+    pruned = halved()
+    refitted = refit(small_scene(), pruned, 1, router_only=True, progress=False)
     moved = (refitted.router.base - pruned.router.base).abs().max()
-    assert 0 < moved < 0.5 and list(refitted.experts) == list(pruned.experts)
-
-
-def test_refitted_experts_keep_their_size_and_the_router():
-    mixture, scene = make_mixture(), small_scene()
-    assert refit_experts(scene, mixture, 0) is mixture
-    refitted = refit_experts(scene, mixture, 2, progress=False)
-    assert refitted.router is mixture.router
+    assert 0 < moved < 0.5
     for name, expert in refitted.experts.items():
-        assert len(expert) == len(mixture.experts[name]) and expert.meta["refit steps"] == 2
-        assert not torch.equal(expert.at(0.5).means, mixture.experts[name].at(0.5).means)
+        assert all(torch.equal(expert.params[k], v) for k, v in pruned.experts[name].params.items())
+
+
+def test_experts_and_router_are_refitted_together():
+    pruned = halved()
+    assert refit(small_scene(), pruned, 0) is pruned
+    refitted = refit(small_scene(), pruned, 2, progress=False)
+    assert not torch.equal(refitted.router.base, pruned.router.base)
+    for name, expert in refitted.experts.items():
+        assert len(expert) == len(pruned.experts[name]) and expert.meta["refine steps"] == 2
+        assert not torch.equal(expert.at(0.5).means, pruned.experts[name].at(0.5).means)
 
 
 def test_megabytes_counts_every_tensor():
