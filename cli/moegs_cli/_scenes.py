@@ -57,7 +57,7 @@ class Watched:
         return len(self.views)
 
     def __iter__(self) -> Iterator[View]:
-        from moegs.data import progress_bar
+        from moegs.progress import progress_bar
 
         with progress_bar(self.title, len(self.views), self.enabled) as advance:
             for view in self.views:

@@ -1,6 +1,5 @@
 """Multi-view video in: layouts of the field's datasets, a frame cache, checks, and a synthetic scene."""
 
-from moegs.data._progress import progress_bar
 from moegs.data.checks import check
 from moegs.data.findings import Finding
 from moegs.data.frames import FrameStore
@@ -21,7 +20,6 @@ __all__ = [
     "load_scene",
     "load_technicolor",
     "moving_points",
-    "progress_bar",
     "synthesize",
     "with_moving_points",
 ]

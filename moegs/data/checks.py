@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from moegs.data import colmap
-from moegs.data._progress import progress_bar
 from moegs.data.capture import Capture
 from moegs.data.findings import CaptureError, Finding, attempt
 from moegs.data.frames import FrameSource
 from moegs.data.layouts import layout_of
+from moegs.progress import progress_bar
 from moegs.render.camera import Camera
 
 _ORDER = ("error", "warning", "info")

@@ -18,9 +18,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from moegs.data._progress import progress_bar
 from moegs.data.findings import CaptureError
 from moegs.io import atomic_write
+from moegs.progress import progress_bar
 
 _VERSION = "1"  # part of every key: raise it when the pixels in a cache file change meaning
 _CACHED = re.compile(r"\.?.+-[0-9a-f]{24}\.npy(\.[0-9a-f]{12}\.part)?")

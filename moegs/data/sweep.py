@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, max_pool2d, pad
 
-from moegs.data._progress import progress_bar
 from moegs.data.scene import Scene
+from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
+from moegs.progress import progress_bar
 from moegs.render.camera import Camera, rays
 
 SAME_SURFACE = 0.08  # mean difference of colours up to which two cameras may see the same
@@ -57,6 +58,21 @@ class SweepConfig:
     quorum: float = 0.7
     share: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "candidates": 1,
+            "moments": 2,
+            "size": 1,
+            "depths": 2,
+            "neighbours": 1,
+            "share": 0.0,
+        }.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"sweep: expected {name} ≥ {least}, got {getattr(self, name)}.")
+        for name in ("change", "quorum"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"sweep: expected {name} in (0, 1], got {getattr(self, name)}.")
 
 
 def with_moving_points(

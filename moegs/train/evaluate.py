@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import Scene, progress_bar
+from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
 from moegs.metrics import FrameScores, score, summarise, time_frames
 from moegs.metrics.frames import Perceptual
+from moegs.progress import progress_bar
 from moegs.render.camera import Camera
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.sparse import render_sparse

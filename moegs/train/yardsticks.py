@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from moegs.data import Scene, progress_bar
+from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.metrics import FrameScores, score, summarise
+from moegs.progress import progress_bar
 from moegs.route.blend import blend, oracle_gates, uniform_gates
 from moegs.route.mixture import Mixture, render_experts, render_mixture
 from moegs.route.sparse import render_sparse

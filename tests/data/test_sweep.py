@@ -13,6 +13,7 @@ from moegs.data import FrameStore, PointCloud, Scene, load_scene, synthesize
 from moegs.data.depth import read_depth
 from moegs.data.sweep import SweepConfig, moving_points, with_moving_points
 from moegs.data.synth._stage import Stage
+from moegs.errors import ConfigError
 
 CONFIG = SweepConfig(candidates=4000, moments=24)
 
@@ -106,3 +107,11 @@ def test_adds_no_more_than_its_share(scene):
     assert torch.equal(cloud.points[:own], scene.cloud.points)
     assert cloud.times[:own].isnan().all() and cloud.times[own:].isfinite().all()
     assert (cloud.spans[:own] == 1).all() and (cloud.spans[own:] < 1).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"moments": 1}, {"candidates": 0}, {"change": 0.0}, {"quorum": 1.5}, {"share": -0.1}]
+)
+def test_numbers_without_meaning_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        SweepConfig(**wrong)

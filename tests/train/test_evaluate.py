@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from moegs.data import _progress
+from moegs import progress as _progress
 from moegs.deform import get
 from moegs.errors import ConfigError
 from moegs.expert import Expert

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from moegs.data import colmap, n3v, video
-from moegs.data._progress import progress_bar
 from moegs.data.synth._rig import rig
 from moegs.data.synth._stage import Stage
 from moegs.data.synth._tracer import Layer, Tracer
 from moegs.errors import ConfigError
+from moegs.progress import progress_bar
 from moegs.render.camera import Camera
 
 FPS = 30

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moegs.data import _progress
+from moegs import progress as _progress
 
 
 @pytest.mark.parametrize(
