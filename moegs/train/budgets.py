@@ -50,7 +50,7 @@ MORE_STEPS = 1.5
 ENOUGH_STEPS = 20_000
 """A budget that has as many takes no more: small pictures are learned by then."""
 
-SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.7}
+SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.6}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
 
 
