@@ -52,7 +52,8 @@ class Camera:
 
     def to(self, target: torch.device | torch.dtype | str) -> Camera:
         """Move both matrices to a device or cast them to a dtype."""
-        return replace(self, viewmat=self.viewmat.to(target), K=self.K.to(target))
+        viewmat, K = self.viewmat.to(target), self.K.to(target)
+        return self if viewmat is self.viewmat and K is self.K else replace(self, viewmat=viewmat, K=K)
 
     def resized(self, width: int, height: int) -> Camera:
         """The same camera at another image size; intrinsics scale with it."""

@@ -65,7 +65,7 @@ def rasterize_native(inputs: RasterInputs) -> RasterOutputs:
             Gaussians cover more tiles than can be held, or ``absgrad`` is asked for more than 12 features.
         ShapeError: an input holds a value that is not finite; the message says where.
     """
-    library()
+    library().rouse(threads())
     tensors, frame = _tensors(inputs), _frame(inputs)
     _check_supported(inputs, tensors)
     color, depth, alpha, features, radii = _Rasterize.apply(frame, *tensors)
@@ -182,16 +182,18 @@ def _camera_numbers(frame: _Frame, viewmat: Tensor) -> list[float]:
     return numbers
 
 
-def _call(frame: _Frame, x: _Inputs) -> Any:
-    def view(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach()
+def _array(tensor: Tensor | None) -> Any:
+    """The same memory as an array, which the kernels' binding opens faster than a tensor."""
+    return None if tensor is None else tensor.detach().numpy()
 
+
+def _call(frame: _Frame, x: _Inputs) -> Any:
     try:
         return library().call(
-            means=view(x.means), opacities=view(x.opacities), sh=view(x.sh), quats=view(x.quats), scales=view(x.scales),
-            covars=view(x.covars), features=view(x.features), groups=frame.groups, tiles=frame.tiles,
-            background=view(x.background), options=frame.options, camera=_camera_numbers(frame, x.viewmat),
-            width=frame.width, height=frame.height,
+            means=_array(x.means), opacities=_array(x.opacities), sh=_array(x.sh), quats=_array(x.quats),
+            scales=_array(x.scales), covars=_array(x.covars), features=_array(x.features), groups=_array(frame.groups),
+            tiles=_array(frame.tiles), background=_array(x.background), options=frame.options,
+            camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
         )  # fmt: skip
     except ValueError as error:
         raise ShapeError(f"native: {error}.") from None
@@ -217,7 +219,7 @@ class _Rasterize(torch.autograd.Function):
         radii = torch.empty(len(x.means), 2)
         call = _call(frame, x)
         try:
-            trace = library().forward(call, color, depth, alpha, features, radii, frame.threads)
+            trace = library().forward(call, *map(_array, (color, depth, alpha, features, radii)), frame.threads)
         except RuntimeError as error:
             raise BackendError(f"native: {error}.") from None
         if not trace.finite:
@@ -233,12 +235,16 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in grads[:4]):
             return (None,) * (1 + len(_Inputs._fields))
+        library().rouse(ctx.frame.threads)
         saved = ctx.saved_tensors
         x = _Inputs(*saved[: len(_Inputs._fields)])
         *images, radii = saved[len(_Inputs._fields) :]
         wanted = _empty_like(ctx.needs_input_grad[1:], x)
-        given = [None if g is None else g.contiguous() for g in grads[:4]]
-        library().backward(ctx.call, ctx.trace, radii, images, given, wanted, ctx.frame.absgrad, ctx.frame.threads)
+        given = [None if g is None else _array(g.contiguous()) for g in grads[:4]]
+        images, arrays = [_array(i) for i in images], [_array(w) for w in wanted]
+        library().backward(
+            ctx.call, ctx.trace, _array(radii), images, given, arrays, ctx.frame.absgrad, ctx.frame.threads
+        )
         return None, *wanted
 
 
@@ -255,7 +261,7 @@ class _Project(torch.autograd.Function):
             torch.empty(n),
             torch.empty(n, 2),
         ]
-        if not library().project(_call(frame, x), out, frame.threads):
+        if not library().project(_call(frame, x), [_array(o) for o in out], frame.threads):
             _complain(x)
         ctx.save_for_backward(*tensors)
         ctx.frame = frame
@@ -268,6 +274,6 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x = _Inputs(*ctx.saved_tensors)
         wanted = _empty_like(ctx.needs_input_grad[1:], x)
-        given = [None if g is None else g.contiguous() for g in grads[:5]]
-        library().unproject(_call(ctx.frame, x), given, wanted, ctx.frame.threads)
+        given = [None if g is None else _array(g.contiguous()) for g in grads[:5]]
+        library().unproject(_call(ctx.frame, x), given, [_array(w) for w in wanted], ctx.frame.threads)
         return None, *wanted

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include "dispatch.h"
+#include "pool.h"
 
 namespace nb = nanobind;
 
@@ -13,6 +14,7 @@ NB_MODULE(_native, m) {
         "Instruction set the kernels run on: avx512, avx2 or portable.");
   m.def("set_isa", [](const std::string& name) { moegs::set_isa(name.c_str()); }, nb::arg("name"),
         "Choose the instruction set for all later calls (tests compare them).");
+  m.def("rouse", &moegs::rouse_helpers, nb::arg("threads"), "Wake the pool's helpers for a call that is about to come.");
   bind_rasterize(m);
   bind_ssim(m);
   bind_planes(m);

@@ -17,8 +17,9 @@ namespace moegs {
 namespace {
 
 constexpr int kMaxHelpers = 255;
-// A helper that sleeps is woken some 50 µs late. The stages of one call, and backward after forward, follow within this.
-constexpr std::chrono::microseconds kAwake{200};
+// A helper that sleeps comes some 200 µs late. The stages of one call follow each other within this, and a call follows
+// within it on rouse().
+constexpr std::chrono::microseconds kAwake{300};
 
 struct Job {
   PieceFunction function;
@@ -56,13 +57,14 @@ class Account {
   void alone(Clock::duration working) { add(-working.count() / kPatience); }
 
  private:
-  static constexpr int64_t kPatience = 2;
-  static constexpr int64_t kMost = Clock::duration(std::chrono::milliseconds(4)).count();
+  static constexpr int64_t kPatience = 4;
+  static constexpr int64_t kMostOwed = Clock::duration(std::chrono::milliseconds(4)).count();
+  static constexpr int64_t kMostSaved = Clock::duration(std::chrono::milliseconds(8)).count();
 
   // Concurrent callers may overwrite each other's entry; it is an estimate.
   void add(int64_t loss) {
     const int64_t owed = owed_.load(std::memory_order_relaxed) + loss;
-    owed_.store(std::clamp(owed, -kMost, kMost), std::memory_order_relaxed);
+    owed_.store(std::clamp(owed, -kMostSaved, kMostOwed), std::memory_order_relaxed);
   }
 
   std::atomic<int64_t> owed_{0};
@@ -85,6 +87,16 @@ class Pool {
     account_.settle(working, Account::Clock::now() - start, mine, pieces);
   }
 
+  // Helpers wake up while the caller still prepares its job.
+  void rouse(int helpers) {
+    if (account_.in_debt()) return;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ensure(helpers);
+    }
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
+  }
+
   // The caller alone, for as long as that is what pays. Returns whether it did the work.
   bool run_alone(size_t pieces, PieceFunction function, void* context) {
     if (!account_.in_debt()) return false;
@@ -98,8 +110,7 @@ class Pool {
   void publish(const std::shared_ptr<Job>& job, int helpers) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (helpers_ < helpers && helpers_ < kMaxHelpers && start_helper()) {
-      }
+      ensure(helpers);
       jobs_.push_back(job);
       waiting_.fetch_add(1, std::memory_order_release);
     }
@@ -120,6 +131,11 @@ class Pool {
       }
   }
 
+  void ensure(int helpers) {
+    while (helpers_ < helpers && helpers_ < kMaxHelpers && start_helper()) {
+    }
+  }
+
   bool start_helper() {
     try {
       std::thread([this] { help(); }).detach();
@@ -135,14 +151,17 @@ class Pool {
   }
 
   std::shared_ptr<Job> take() {
-    const auto until = std::chrono::steady_clock::now() + kAwake;
-    while (waiting_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until)
-      for (int i = 0; i < 32 && waiting_.load(std::memory_order_relaxed) == 0; ++i) relax();
-    std::unique_lock<std::mutex> lock(mutex_);
-    wake_.wait(lock, [this] { return !jobs_.empty(); });
-    std::shared_ptr<Job> job = jobs_.front();
-    if (--job->seats <= 0) remove(job);
-    return job;
+    for (;;) {
+      const auto until = std::chrono::steady_clock::now() + kAwake;
+      while (waiting_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until)
+        for (int i = 0; i < 32 && waiting_.load(std::memory_order_relaxed) == 0; ++i) relax();
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (jobs_.empty()) wake_.wait(lock);  // for a job, or to be roused and stay awake for a while
+      if (jobs_.empty()) continue;
+      std::shared_ptr<Job> job = jobs_.front();
+      if (--job->seats <= 0) remove(job);
+      return job;
+    }
   }
 
   static void relax() {
@@ -185,6 +204,10 @@ void parallel_for(size_t pieces, int threads, PieceFunction function, void* cont
     return;
   }
   for (size_t piece = 0; piece < pieces; ++piece) function(context, piece);
+}
+
+void rouse_helpers(int threads) {
+  if (threads > 1) pool().rouse(std::min(threads - 1, kMaxHelpers));
 }
 
 }  // namespace moegs

@@ -24,4 +24,7 @@ void parallel(size_t pieces, int threads, F&& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
+// Wakes helpers for a parallel_for that is about to come; they fall asleep again if none does.
+void rouse_helpers(int threads);
+
 }  // namespace moegs
