@@ -153,8 +153,10 @@ class Pool {
   std::shared_ptr<Job> take() {
     for (;;) {
       const auto until = std::chrono::steady_clock::now() + kAwake;
-      while (waiting_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until)
+      while (waiting_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until) {
         for (int i = 0; i < 32 && waiting_.load(std::memory_order_relaxed) == 0; ++i) relax();
+        std::this_thread::yield();  // whoever else is on this processor, the caller perhaps, has better things to do
+      }
       std::unique_lock<std::mutex> lock(mutex_);
       if (jobs_.empty()) wake_.wait(lock);  // for a job, or to be roused and stay awake for a while
       if (jobs_.empty()) continue;
