@@ -95,9 +95,7 @@ def load_expert(path: str | Path, device: str = "cpu") -> Expert:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FormatError(f"{path}: expected a {FORMAT} file, its metadata says {str(header)[:60]}.")
     if header.get("version") != VERSION:
-        raise FormatError(
-            f"{path}: expected version {VERSION}, got {header.get('version')!r}; update moegs to read it."
-        )
+        raise FormatError(f"{path}: expected version {VERSION}, got {header.get('version')!r}; update moegs to read it.")
     expert = Expert(params=params, **read_header(path, header))
     check_params(path, expert.prior, params, expert.decoder)
     return expert

@@ -80,9 +80,7 @@ def refined(args: argparse.Namespace, scene: Scene, routed: Mixture) -> Mixture:
     steps = min(config.steps, args.steps or config.steps) if args.refine is None else args.refine
     if steps == 0:
         return routed
-    return fitted(
-        args.out / "refined", scene, partial(train.refine_mixture, scene, routed, replace(config, steps=steps))
-    )
+    return fitted(args.out / "refined", scene, partial(train.refine_mixture, scene, routed, replace(config, steps=steps)))
 
 
 def fitted(folder: Path, scene: Scene, fit: Callable[..., Mixture]) -> Mixture:

@@ -93,9 +93,7 @@ def test_a_wrong_shape_is_named_with_what_was_expected(field, tmp_path):
     tensors, header = parts(small(), tmp_path)
     name = f"gaussian.{field}"
     path = forged(tmp_path, tensors | {name: torch.zeros(5, 7, 2)}, header)
-    with pytest.raises(
-        FormatError, match=rf"tensor '{name}': expected floats, shape \[5.*got .*\[5, 7, 2\]; .*make it"
-    ):
+    with pytest.raises(FormatError, match=rf"tensor '{name}': expected floats, shape \[5.*got .*\[5, 7, 2\]; .*make it"):
         load_expert(path)
     path = forged(tmp_path, tensors | {name: tensors[name].to(torch.int32)}, header)
     with pytest.raises(FormatError, match=rf"tensor '{name}': expected floats.*int32"):

@@ -100,7 +100,5 @@ def test_waiting_threads_yield_unless_told_otherwise():
     program = "import os, moegs; print(os.environ['OMP_WAIT_POLICY'])"
     for setting, expected in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
         environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | setting
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
         assert done.stdout.strip() == expected

@@ -67,9 +67,7 @@ def warn_if_other_clip(model: Expert | Mixture, scene: Scene) -> None:
             return _warn(f"trained on {frames} frames, this clip has {scene.n_frames}; {advice}")
         same_rig = isinstance(extent, float) and abs(extent - scene.extent) <= 1e-3 * scene.extent
         if name is not None and name != scene.name and not same_rig:
-            return _warn(
-                f"trained on {name!r}, this is {scene.name!r} with other cameras; give the clip it was trained on"
-            )
+            return _warn(f"trained on {name!r}, this is {scene.name!r} with other cameras; give the clip it was trained on")
 
 
 def _warn(message: str) -> None:

@@ -60,9 +60,7 @@ def check(folder: Path, decode: bool, as_json: bool) -> None:
 
 @data.command(epilog="\b\nExamples:\n  moegs data cache\n  moegs data cache --clear")
 @click.option(
-    "--frame-cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
+    "--frame-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
     help="Another folder than $XDG_CACHE_HOME/moegs/frames.",
 )
 @click.option("--clear", is_flag=True, help="Delete them; not while something trains on them.")

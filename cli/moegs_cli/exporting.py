@@ -14,16 +14,12 @@ from ._outputs import force_option, refuse_to_replace
     short_help="Write an expert as .ply files or in its original layout.",
     epilog="\b\nExamples:\n"
     "  moegs export runs/poly --out frames --format ply --frames 48\n"
-    "  moegs export expert.safetensors --out run --format original",
+    "  moegs export expert.safetensors --out run --format original"
 )
 @click.argument("expert", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
 @click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["ply", "original"]),
-    default="ply",
-    show_default=True,
+    "--format", "kind", type=click.Choice(["ply", "original"]), default="ply", show_default=True,
     help="ply: one INRIA .ply a frame. original: the layout of the project that invented the prior.",
 )
 @click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; as the clip by default.")

@@ -20,23 +20,18 @@ if TYPE_CHECKING:
     short_help="Merge a mixture into one ordinary dynamic model.",
     epilog="\b\nExamples:\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors\n"
-    "  moegs fuse runs/mix --data clip --out fused.safetensors --pictures fused",
+    "  moegs fuse runs/mix --data clip --out fused.safetensors --pictures fused"
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File for the model.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to average over.")
 @click.option(
-    "--scaling",
-    type=click.Choice(["opacity", "density"]),
-    default="opacity",
-    show_default=True,
+    "--scaling", type=click.Choice(["opacity", "density"]), default="opacity", show_default=True,
     help="Multiply opacities as the paper does, or share out optical depth, which keeps surfaces closed.",
 )
 @click.option(
-    "--pictures",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
+    "--pictures", type=click.Path(file_okay=False, path_type=Path), default=None,
     help="Folder for depth maps and a spiral video of the experts and the fused model side by side.",
 )
 @click.option("--count", type=click.IntRange(1), default=60, show_default=True, help="Frames of the spiral.")
@@ -69,7 +64,9 @@ def fuse(
         _draw(scene, models, pictures, count)
 
 
-def _show(scene: Scene, models: dict[str, Expert], files: dict[str, Path], data: Path, options: dict[str, Any]) -> None:
+def _show(
+    scene: Scene, models: dict[str, Expert], files: dict[str, Path], data: Path, options: dict[str, Any]
+) -> None:
     from moegs.data.depth import has_depth
     from moegs.report import model_row, print_table
     from moegs.report.geometry import score_depth

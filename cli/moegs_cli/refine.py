@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     short_help="Train experts and router on together.",
     epilog="\b\nExamples:\n"
     "  moegs refine runs/mix --data clip --out runs/refined\n"
-    "  moegs refine runs/pruned --data clip --steps 400 --out runs/pruned-refined",
+    "  moegs refine runs/pruned --data clip --steps 400 --out runs/pruned-refined"
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
@@ -69,6 +69,4 @@ def _show(scene: Scene, models: dict[str, tuple[Mixture, Path]], every: int, qui
         for name, (model, path) in models.items()
     }
     print_table(f"{scene.name}, held-out cameras", rows)
-    write_json(
-        models["refined"][1] / "refine.json", {"command": command_line(), "versions": versions(), "models": rows}
-    )
+    write_json(models["refined"][1] / "refine.json", {"command": command_line(), "versions": versions(), "models": rows})

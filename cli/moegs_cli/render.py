@@ -25,21 +25,17 @@ SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
     epilog="\b\nExamples:\n"
     "  moegs render runs/mix --data clip --out pictures\n"
     "  moegs render runs/mix --data clip --out pictures --what mixture,experts,gates,depth --camera cam03\n"
-    "  moegs render runs/mix --data clip --out movies --camera spiral --format mp4 --fps 30 --min-gate 0.05",
+    "  moegs render runs/mix --data clip --out movies --camera spiral --format mp4 --fps 30 --min-gate 0.05"
 )
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture, for its cameras.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the pictures.")
 @click.option(
-    "--what",
-    default=None,
-    metavar="KINDS",
+    "--what", default=None, metavar="KINDS",
     help="Some of mixture, experts, gates, depth, separated by commas; the final image by default.",
 )
 @click.option(
-    "--camera",
-    default="test",
-    show_default=True,
+    "--camera", default="test", show_default=True,
     help="test, train, spiral (a path around the middle of the rig), or names of cameras separated by commas.",
 )
 @click.option("--format", "kind", type=click.Choice(["png", "mp4"]), default="png", show_default=True)

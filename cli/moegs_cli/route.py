@@ -43,16 +43,11 @@ def spread(args: list[str], option: str) -> list[str]:
     "  moegs route clip --experts runs/poly runs/keys --out runs/mix\n"
     "  moegs route clip --experts a.safetensors b.safetensors --views cam03,cam07 --out runs/mix --steps 500\n"
     "  moegs route clip --experts runs/stacked runs/stacked-keys --router-views 4 --out runs/mix\n"
-    "  moegs route clip --experts runs/poly runs/keys --router volume --set initial_weight=1 --out runs/merged",
+    "  moegs route clip --experts runs/poly runs/keys --router volume --set initial_weight=1 --out runs/merged"
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--experts",
-    "paths",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="EXPERT...",
+    "--experts", "paths", multiple=True, required=True, type=click.Path(path_type=Path), metavar="EXPERT...",
     help="Expert files, or the folders of their training runs; their order is that of the gates.",
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the mixture.")
@@ -62,9 +57,7 @@ def spread(args: list[str], option: str) -> list[str]:
 @router_options
 @click.option("--views", default=None, metavar="CAMERAS", help="Learn from these cameras only, separated by commas.")
 @click.option(
-    "--router-views",
-    default=None,
-    metavar="N|CAMERAS",
+    "--router-views", default=None, metavar="N|CAMERAS",
     help="Stacking: learn from so many training cameras, or these, kept from the experts (train --leave-out).",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")

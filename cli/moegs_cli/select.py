@@ -22,12 +22,7 @@ from .route import ExpertsSideBySide, named_experts
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--experts",
-    "paths",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="EXPERT...",
+    "--experts", "paths", multiple=True, required=True, type=click.Path(path_type=Path), metavar="EXPERT...",
     help="Expert files, or the folders of their training runs.",
 )
 @click.option("--sizes", default="2,3", show_default=True, help="How many experts to mix, separated by commas.")
@@ -58,7 +53,9 @@ def select(
     for expert in experts.values():
         warn_if_other_clip(expert, scene)
     config = SelectConfig(sizes, rest["validation"], rest["every"], steps=rest["steps"], seed=rest["seed"])
-    ranked = rank_subsets(scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet)
+    ranked = rank_subsets(
+        scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet
+    )
     _show(scene.name, ranked)
     if json_path is not None:
         head = {"command": command_line(), "versions": versions(), "scene": scene.name}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "  moegs train clip --prior interpolation --out runs/keys --steps 3000 --seed 1\n"
     "  moegs train clip --prior polynomial --set sh_degree=1 --set lr_motion=4e-4 --out runs/plain\n"
     "  moegs train clip --prior polynomial --leave-out 4 --out runs/stacked\n"
-    "  moegs train clip --prior polynomial --out runs/poly --resume",
+    "  moegs train clip --prior polynomial --out runs/poly --resume"
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the prior; may be repeated.")
 @click.option("--views", default=None, metavar="CAMERAS", help="Train on these cameras only, separated by commas.")
 @click.option(
-    "--leave-out",
-    default=None,
-    metavar="N|CAMERAS",
+    "--leave-out", default=None, metavar="N|CAMERAS",
     help="Keep so many training cameras, or these, for a router (route --router-views).",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")

@@ -99,7 +99,9 @@ def grow(
     small = sizes(now) <= rule.dense_size * extent
     splitting, cloning = hot & ~small, hot & small
     parents = take(params, splitting)
-    halves = [shrink(move(parents, sample_offsets(now[splitting], generator)), rule.split_factor) for _ in range(2)]
+    halves = [
+        shrink(move(parents, sample_offsets(now[splitting], generator)), rule.split_factor) for _ in range(2)
+    ]
     spawned = join([take(params, cloning), *halves])
     survivors, lineage = keep(params, ~splitting)
     fresh = populations(spawned)

@@ -37,11 +37,7 @@ def from_matrix(rotations: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 4"]:
         [1 + trace] + [1 - trace + 2 * m[..., i, i] for i in range(3)], dim=-1
     )  # four times each squared component
     differences = [m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]]
-    sums = {
-        (0, 1): m[..., 1, 0] + m[..., 0, 1],
-        (0, 2): m[..., 0, 2] + m[..., 2, 0],
-        (1, 2): m[..., 2, 1] + m[..., 1, 2],
-    }
+    sums = {(0, 1): m[..., 1, 0] + m[..., 0, 1], (0, 2): m[..., 0, 2] + m[..., 2, 0], (1, 2): m[..., 2, 1] + m[..., 1, 2]}
     products = torch.diag_embed(squares)
     for i, d in enumerate(differences):
         products[..., 0, i + 1] = products[..., i + 1, 0] = d

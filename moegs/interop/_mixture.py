@@ -34,3 +34,4 @@ def to_mixture(imported: ImportedMixture, temperature: float = 1.0) -> Mixture:
     router.load_state_dict(router.state_dict() | weights | layers)
     names = [name.lower().replace("/", "-") for name in imported.names]
     return Mixture(dict(zip(names, imported.experts, strict=True)), router)
+

@@ -90,7 +90,9 @@ def pruning_curve(
 def _point(name: str, ratio: float, mixture: Mixture, scene: Scene, every: int) -> CurvePoint:
     found = evaluate(mixture_renderer(mixture), scene, every=every)
     scores, ms = found.mean, found.ms_per_frame
-    return CurvePoint(name, ratio, sum(mixture.router.counts), scores.psnr, scores.ssim_inria, megabytes(mixture), ms)
+    return CurvePoint(
+        name, ratio, sum(mixture.router.counts), scores.psnr, scores.ssim_inria, megabytes(mixture), ms
+    )
 
 
 def suited(mixture: Mixture) -> dict[str, Score]:

@@ -45,6 +45,4 @@ def check_camera(viewmat: list[list[float]], K: list[list[float]]) -> None:
         ShapeError: a number is not finite or a focal length is zero.
     """
     if not all(map(math.isfinite, [x for row in (*viewmat, *K) for x in row])) or K[0][0] == 0 or K[1][1] == 0:
-        raise ShapeError(
-            f"camera: expected finite matrices and non-zero focal lengths, got viewmat {viewmat} and K {K}."
-        )
+        raise ShapeError(f"camera: expected finite matrices and non-zero focal lengths, got viewmat {viewmat} and K {K}.")

@@ -86,9 +86,7 @@ def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: Raster
     _, _, index, radii, means2d, depths, conics, compensations = kernels.fully_fused_projection(
         means=gaussians.means,
         covars=_upper_triangle(gaussians),
-        quats=None
-        if gaussians.quats is None
-        else quaternions.normalize(gaussians.quats),  # its own divides zero by zero
+        quats=None if gaussians.quats is None else quaternions.normalize(gaussians.quats),  # its own divides zero by zero
         scales=gaussians.scales,
         viewmats=camera.viewmat[None],
         Ks=camera.K[None],

@@ -33,9 +33,7 @@ def blend(images: Float[Tensor, "k h w 3"], gates: Float[Tensor, "k h w"]) -> Fl
         tensor([[[0.2500, 0.2500, 0.2500]]])
     """
     if images.ndim != 4 or images.shape[:3] != gates.shape:
-        raise ShapeError(
-            f"blend: images {list(images.shape)} and gates {list(gates.shape)} are not one grid of experts."
-        )
+        raise ShapeError(f"blend: images {list(images.shape)} and gates {list(gates.shape)} are not one grid of experts.")
     return torch.einsum("khwc,khw->hwc", images, gates)
 
 

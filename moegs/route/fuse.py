@@ -96,7 +96,9 @@ def _ratio(sums: Contributions, counts: tuple[int, ...]) -> Float[Tensor, "n"]:
     return torch.cat(pieces).clamp(0.0, 1.0).float()
 
 
-def fuse(mixture: Mixture, views: Iterable[View], *, scaling: str = "opacity", backend: str = "auto") -> Expert:
+def fuse(
+    mixture: Mixture, views: Iterable[View], *, scaling: str = "opacity", backend: str = "auto"
+) -> Expert:
     """All experts of a mixture as one ordinary dynamic model, without gates.
 
     The union of their Gaussians, each dimmed by its responsibility. Where the experts' raster options or backgrounds

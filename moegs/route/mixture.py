@@ -43,9 +43,7 @@ class Mixture:
     def __post_init__(self) -> None:
         counts = tuple(len(e) for e in self.experts.values())
         if counts != self.router.counts:
-            raise ConfigError(
-                f"mixture: the router was made for {self.router.counts} Gaussians, the experts have {counts}."
-            )
+            raise ConfigError(f"mixture: the router was made for {self.router.counts} Gaussians, the experts have {counts}.")
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,7 @@ def save_mixture(mixture: Mixture, folder: str | Path, meta: dict[str, Any] | No
         ConfigError: an expert's name cannot be that of a file.
     """
     if unfit := [name for name in mixture.experts if not _FILE.fullmatch(_expert_file(name))]:
-        raise ConfigError(
-            f"mixture: expert {unfit[0]!r}: expected a name without slashes that does not begin with a dot."
-        )
+        raise ConfigError(f"mixture: expert {unfit[0]!r}: expected a name without slashes that does not begin with a dot.")
     folder = Path(folder)
     for killed in folder.glob(f"{STAGED}.*.part"):
         shutil.rmtree(killed, ignore_errors=True)
@@ -251,9 +247,7 @@ def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -
     experts = {name: load_expert(folder / _expert_file(name), device) for name in manifest["experts"]}
     router = load_router(folder / ROUTER, device)
     if (counts := tuple(map(len, experts.values()))) != router.counts:
-        raise FormatError(
-            f"{folder / ROUTER}: was made for {router.counts} Gaussians, the experts beside it have {counts}."
-        )
+        raise FormatError(f"{folder / ROUTER}: was made for {router.counts} Gaussians, the experts beside it have {counts}.")
     return Mixture(experts, router)
 
 
@@ -269,9 +263,7 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
                 router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
             state = {k: file.get_tensor(k).clone().to(torch.float32) for k in file.keys()}  # noqa: SIM118
             empty = {k: torch.zeros(v.shape) for k, v in router.state_dict().items() if not v.numel()}
-            router.load_state_dict(
-                empty | state, assign=True
-            )  # older files lack tensors that their settings leave empty
+            router.load_state_dict(empty | state, assign=True)  # older files lack tensors that their settings leave empty
     except Exception as error:  # strange configurations and tensors fail in every way there is
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise FormatError(f"{path}: not a readable router ({reason}).") from None

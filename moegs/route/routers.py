@@ -51,9 +51,7 @@ class RouterConfig:
         if self.kind not in ("volume-pixel", "pixel", "volume"):
             raise ConfigError(f"router kind: expected 'volume-pixel', 'pixel' or 'volume', got {self.kind!r}.")
         if unknown := set(self.inputs) - _INPUT_CHANNELS.keys():
-            raise ConfigError(
-                f"router inputs: expected some of {', '.join(_INPUT_CHANNELS)}, got {sorted(unknown)[0]!r}."
-            )
+            raise ConfigError(f"router inputs: expected some of {', '.join(_INPUT_CHANNELS)}, got {sorted(unknown)[0]!r}.")
         if self.context < 1 or self.context % 2 == 0:
             raise ConfigError(f"router context: expected an odd number of pixels, got {self.context}.")
         if self.channels < 0 or any(not isinstance(width, int) or width < 1 for width in self.hidden):

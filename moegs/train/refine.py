@@ -112,9 +112,7 @@ def refine_mixture(
 def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrder, folder: Path | None) -> _Run:
     router = router_from_config(mixture.router.to_config())
     router.load_state_dict(mixture.router.state_dict())
-    experts = {
-        n: ParamsAdam(e.params, e.prior.param_groups(e.params, scene.extent)) for n, e in mixture.experts.items()
-    }
+    experts = {n: ParamsAdam(e.params, e.prior.param_groups(e.params, scene.extent)) for n, e in mixture.experts.items()}
     description = {
         "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
         "router": digest(router.state_dict()), "experts": {n: digest(e.params) for n, e in mixture.experts.items()},

@@ -41,19 +41,7 @@ def test_mixture_tools_replace_nothing_unasked(cli, clip, cache, mixture, expert
     refused(cli, "fuse", mixture, *data, "--views", 1, "--every", 4, "--out", tmp_path / "fused.safetensors")
     few = ["--ratio", 0.3, "--views", 1, "--rounds", 1, "--every", 4, "--quiet"]
     refused(cli, "prune", mixture, *data, *few, "--out", tmp_path / "pruned")
-    ranked = [
-        "--steps",
-        1,
-        "--validation",
-        1,
-        "--sizes",
-        2,
-        "--every",
-        4,
-        "--quiet",
-        "--json",
-        tmp_path / "ranking.json",
-    ]
+    ranked = ["--steps", 1, "--validation", 1, "--sizes", 2, "--every", 4, "--quiet", "--json", tmp_path / "ranking.json"]
     refused(cli, "select", clip, "--experts", *experts.values(), "--frame-cache", cache, *ranked)
 
 

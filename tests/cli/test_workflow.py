@@ -191,10 +191,7 @@ def test_stacking_needs_training_cameras_on_both_sides(cli, clip, cache, experts
 def test_stacking_and_views_exclude_each_other(cli, clip, cache, experts, tmp_path):
     fixed = ["--views", "cam01", "--out", tmp_path / "x", "--frame-cache", cache]
     assert "either" in cli("train", clip, "--prior", "polynomial", "--leave-out", 1, *fixed, exit_code=2).stderr
-    assert (
-        "either"
-        in cli("route", clip, "--experts", experts["polynomial"], "--router-views", 1, *fixed, exit_code=2).stderr
-    )
+    assert "either" in cli("route", clip, "--experts", experts["polynomial"], "--router-views", 1, *fixed, exit_code=2).stderr
 
 
 def test_route_shapes_the_router(cli, clip, cache, experts, tmp_path):

@@ -129,18 +129,14 @@ def test_groups_equal_separate_calls_to_the_last_bit(isa, features):
     background = torch.rand(3, 3)
     values = torch.randn(n, features) if features else None
     g, inputs = leaves(gaussians)
-    whole = rasterize(
-        g, cam, groups=groups, options=GROUP_OPTIONS, background=background, features=values, backend="native"
-    )
+    whole = rasterize(g, cam, groups=groups, options=GROUP_OPTIONS, background=background, features=values, backend="native")
     weight = torch.rand_like(whole.color)
     (whole.color * weight).sum().backward()
     for k in range(3):
         mask = groups == k
         part, part_inputs = leaves(gaussians[mask])
         only = None if values is None else values[mask]
-        alone = rasterize(
-            part, cam, options=GROUP_OPTIONS[k], background=background[k], features=only, backend="native"
-        )
+        alone = rasterize(part, cam, options=GROUP_OPTIONS[k], background=background[k], features=only, backend="native")
         (alone.color * weight[k]).sum().backward()
         for name in ("color", "depth", "alpha") + (("features",) if features else ()):
             assert torch.equal(getattr(whole, name)[k], getattr(alone, name)), name

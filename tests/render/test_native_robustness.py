@@ -243,9 +243,7 @@ def test_gradients_are_finite_for_every_finite_input(scales, place, quat, opacit
 def test_needles_agree_with_double_precision():
     n, cam = 60, camera(40, 30)
     gaussians = random_gaussians(n, 12, degree=0)
-    needles = replace(
-        gaussians, scales=torch.tensor([2.0, 1e-4, 1e-4]).repeat(n, 1), opacities=gaussians.opacities * 0.3
-    )
+    needles = replace(gaussians, scales=torch.tensor([2.0, 1e-4, 1e-4]).repeat(n, 1), opacities=gaussians.opacities * 0.3)
     grads = []
     for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
         g, inputs = leaves(needles.to(dtype))

@@ -161,8 +161,7 @@ def test_a_cell_says_how_it_came_about(made):
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"every": 2}, {"timed": 3}, {"steps": 5}, {"budget": "medium"}, {"experts": ("interpolation", "polynomial")}],
+    "changed", [{"every": 2}, {"timed": 3}, {"steps": 5}, {"budget": "medium"}, {"experts": ("interpolation", "polynomial")}]
 )
 def test_other_settings_make_another_cell(made, changed):
     changed = {"steps": None} | changed if "budget" in changed else changed
@@ -242,11 +241,7 @@ def test_seeds_become_mean_and_spread(made, tmp_path):
 
 
 def test_clips_become_a_mean_of_means(made, tmp_path):
-    some = [
-        _pretend(made, tmp_path, 0, 20.0),
-        _pretend(made, tmp_path, 1, 22.0),
-        _pretend(made, tmp_path, 0, 31.0, "hall"),
-    ]
+    some = [_pretend(made, tmp_path, 0, 20.0), _pretend(made, tmp_path, 1, 22.0), _pretend(made, tmp_path, 0, 31.0, "hall")]
     found = gather.gathered(some)["experts"]
     assert list(found) == ["room", "hall", "mean over clips"]
     assert found["hall"][0].figures["psnr"] == (31.0, None)

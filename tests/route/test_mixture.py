@@ -198,9 +198,7 @@ def test_a_router_without_meaning_is_refused(header, tmp_path):
     whole = make_mixture().router
     head = whole.to_config()
     if isinstance(header, dict) and header:
-        head |= header | (
-            {"config": head["config"] | header["config"]} if isinstance(header.get("config"), dict) else {}
-        )
+        head |= header | ({"config": head["config"] | header["config"]} if isinstance(header.get("config"), dict) else {})
     else:
         head = header
     save_file(dict(whole.state_dict()), tmp_path / "r.safetensors", metadata={"moegs": json.dumps(head)})

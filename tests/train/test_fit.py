@@ -123,11 +123,7 @@ def test_an_old_expert_does_not_stand_in_for_a_new_run(tmp_path):
     assert again.meta == first.meta
     (tmp_path / "checkpoint.safetensors").unlink()
     other = fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False)
-    assert (
-        other.meta["steps"]
-        == 3
-        == fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False).meta["steps"]
-    )
+    assert other.meta["steps"] == 3 == fit_or_load(scene, prior, FitConfig(steps=3), tmp_path, progress=False).meta["steps"]
 
 
 def absolute(image, view):
