@@ -28,15 +28,14 @@ class DistillConfig:
 
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
-        between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach.
-            The mixture is better than the student from where no camera stood, and only there is this seen; 0 as in the
-            paper.
+        between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach;
+            none in the paper. Meant for few cameras, to which a student would fit too closely.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
             options, its background and its number of Gaussians.
     """
 
     weight: float = 0.5
-    between: float = 1.0
+    between: float = 0.0
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -116,7 +115,7 @@ def distill(
 ) -> Expert:
     """Train one expert on photographs where the mixture trusts it and on the mixture's frames elsewhere (MoE-GS §3.4).
 
-    Between the cameras, where there is no photograph, the mixture's frames are all it learns from (not in the paper).
+    With ``config.between``, also between the cameras, where the mixture's frames are all there is (not in the paper).
 
     Args:
         mixture: the teacher; it stays as it is.

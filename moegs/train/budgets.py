@@ -35,7 +35,7 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=800),
+    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_000),
     "medium": Budget(steps=20_000, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=2_000),
     "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=4_000),
 }
@@ -102,7 +102,7 @@ def refine_budget(name: str) -> RefineConfig:
 
     Example:
         >>> refine_budget("small").steps
-        800
+        1000
     """
     return RefineConfig(steps=_sized(name).refine_steps)
 
