@@ -222,7 +222,7 @@ def test_a_lesson_goes_on_only_as_it_began(tmp_path):
     assert taught.meta["loss"] == {
         "name": "distillation",
         "weight": 0.5,
-        "between": 1.0,
+        "between": 0.0,
         "mixture": mixture_key(mixture),
     }
     how = {"cache": tmp_path, "out": tmp_path, "resume": True, "progress": False}
