@@ -32,19 +32,13 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
 @click.option("--budget", default="small", show_default=True, help="small, medium or full.")
 @click.option(
-    "--weight",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
+    "--weight", type=click.FloatRange(0, 1), default=0.5, show_default=True,
     help="Share of the photograph's term; the rest is the mixture's.",
 )
 @click.option(
-    "--between",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Cameras added between the training cameras, for each of them, where MIXTURE alone teaches; 0 as in the paper.",
-)
+    "--between", type=click.FloatRange(0), default=0.0, show_default=True,
+    help="Cameras for each training camera, added between them, where MIXTURE alone teaches.",
+)  # fmt: skip
 @click.option("--compare", is_flag=True, help="Also train the same student for as long on photographs alone.")
 @click.option(
     "--teacher-cache",

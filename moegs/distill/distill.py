@@ -40,9 +40,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         if self.between < 0:
-            raise ConfigError(
-                f"distillation: expected between ≥ 0 cameras for each training camera, got {self.between}."
-            )
+            raise ConfigError(f"distillation: expected between ≥ 0, cameras for each one of the rig, got {self.between}.")
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,7 @@ class Student:
 
 
 def student_of(
-    mixture: Mixture,
-    into: str,
-    fit: FitConfig,
-    *,
-    n_frames: int,
-    from_scratch: bool = False,
-    expert: Expert | None = None,
+    mixture: Mixture, into: str, fit: FitConfig, *, n_frames: int, from_scratch: bool = False, expert: Expert | None = None
 ) -> Student:
     """The student that a name means: an expert of the mixture, or else a motion prior.
 
@@ -137,11 +129,7 @@ def distill(
     taught = fit_expert(
         wider, student.prior, student.fit, start=student.start, loss=lesson, out=out, resume=resume, progress=progress
     )
-    return replace(
-        taught,
-        meta=taught.meta
-        | {"distilled from": list(mixture.experts), "weight": config.weight, "between": config.between},
-    )
+    return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
 
 @dataclass(frozen=True)
@@ -172,12 +160,8 @@ class Lesson:
     @property
     def description(self) -> dict[str, Any]:
         """What must be the same to go on with a run."""
-        return {
-            "name": "distillation",
-            "weight": self.config.weight,
-            "between": self.config.between,
-            "mixture": self.mixture,
-        }
+        config = self.config
+        return {"name": "distillation", "weight": config.weight, "between": config.between, "mixture": self.mixture}
 
 
 def retrain(

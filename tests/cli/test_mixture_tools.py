@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from moegs.data import Scene, load_scene, synthesize
 from moegs.deform import get
+from moegs.distill import DistillConfig
 from moegs.expert import Expert, load_expert, save_expert
 from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
 from moegs_cli.distill import distill
@@ -73,6 +74,12 @@ def test_prune_draws_a_curve(place, tmp_path):
     run(prune, place / "mix", *data, *how, "--out", tmp_path)
     named = {p["criterion"] for p in json.loads((tmp_path / "curve.json").read_text())["points"]}
     assert {"blend", "gate", "opacity", "contribution", "random"} <= named and (tmp_path / "curve.png").exists()
+
+
+def test_distillation_is_by_default_what_the_library_does():
+    defaults = {option.name: option.default for option in distill.params}
+    own = DistillConfig()
+    assert (defaults["weight"], defaults["between"]) == (own.weight, own.between)
 
 
 def test_distill(place, tmp_path):
