@@ -72,14 +72,13 @@ def between(cameras: Sequence[Camera], count: int, seed: int = 0) -> list[Camera
     to_world = [torch.linalg.inv(camera.viewmat.double()) for camera in cameras]
     centres = torch.stack([pose[:3, 3] for pose in to_world])
     way = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    return [
-        replace(
-            start,
-            viewmat=_blend(to_world[a], to_world[_neighbour(centres, a, pick)], 0.25 + 0.5 * far).to(start.viewmat),
-        )
-        for (pick, far), a in zip(way.tolist(), (i % len(cameras) for i in range(count)), strict=True)
-        for start in [cameras[a]]
-    ]
+    path = []
+    for i, (pick, far) in enumerate(way.tolist()):
+        a = i % len(cameras)
+        b = _neighbour(centres, a, pick)
+        viewmat = _blend(to_world[a], to_world[b], 0.25 + 0.5 * far)
+        path.append(replace(cameras[a], viewmat=viewmat.to(cameras[a].viewmat)))
+    return path
 
 
 def _neighbour(centres: Float[Tensor, "n 3"], camera: int, pick: float) -> int:

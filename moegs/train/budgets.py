@@ -20,7 +20,8 @@ class Budget:
     """One size of a run.
 
     Attributes:
-        steps: optimisation steps of an expert, before its prior's :data:`SHARE` and, for small pictures, :data:`MORE_STEPS`.
+        steps: optimisation steps of an expert, before its prior's :data:`SHARE`.
+        more_steps: at most so many times more where pictures are too small for ``max_gaussians``, which makes steps cheap.
         max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
         router_steps: optimisation steps of the router.
@@ -28,6 +29,7 @@ class Budget:
     """
 
     steps: int
+    more_steps: float
     max_gaussians: int
     densify_every: int
     router_steps: int
@@ -35,20 +37,14 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget(steps=7_000, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_000),
-    "medium": Budget(steps=20_000, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=2_000),
-    "full": Budget(steps=40_000, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=4_000),
+    "small": Budget(7_000, 1.5, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_000),
+    "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=2_000),
+    "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=4_000),
 }
 """small: minutes on a laptop. medium: an evening. full: as long as the originals train."""
 
 PER_PIXEL = 0.5
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
-
-MORE_STEPS = 1.5
-"""Steps are cheap where pictures are too small for the budget's Gaussians: at most so many times more are taken."""
-
-ENOUGH_STEPS = 20_000
-"""A budget that has as many takes no more: small pictures are learned by then."""
 
 SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.6}
 """Cheap steps are taken more often and dear ones less, so that a budget means time rather than steps."""
@@ -72,7 +68,7 @@ def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
     size = _sized(name)
     pixels = max(camera.width * camera.height for camera in scene.cameras)
     most = min(size.max_gaussians, round(PER_PIXEL * pixels))
-    more = min(math.sqrt(size.max_gaussians / most), MORE_STEPS, max(ENOUGH_STEPS / size.steps, 1.0))
+    more = min(math.sqrt(size.max_gaussians / most), size.more_steps)
     config = FitConfig(
         steps=round(more * size.steps * SHARE.get(prior_name, 1.0)),
         densify=DensifyRule(max_gaussians=most),

@@ -7,7 +7,7 @@ import pytest
 from moegs import deform
 from moegs.errors import ConfigError
 from moegs.train import BUDGETS, budget, route_budget
-from moegs.train.budgets import MORE_STEPS, SHARE
+from moegs.train.budgets import SHARE
 from tests.train.scenes import small_scene
 
 
@@ -16,7 +16,7 @@ from tests.train.scenes import small_scene
 def test_every_prior_has_a_plan_at_every_size(size, prior):
     chosen, config = budget(size, small_scene(), prior)
     assert chosen == deform.get(prior).for_clip(4)
-    more = MORE_STEPS if size == "small" else 1.0
+    more = 1.5 if size == "small" else 1.0
     assert config.steps == round(more * BUDGETS[size].steps * SHARE.get(prior, 1.0))
     assert config.densify.max_gaussians == 240  # half of 24x20 pixels
 
