@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from moegs import progress as _progress
+from moegs import progress as bars
 
 
 @pytest.mark.parametrize(
     ("patience", "enabled", "shows"), [(0.0, True, True), (60.0, True, False), (0.0, False, False)]
 )
 def test_the_bar_appears_only_when_it_is_wanted_and_late(capsys, monkeypatch, patience, enabled, shows):
-    monkeypatch.setattr(_progress, "PATIENCE", patience)
+    monkeypatch.setattr(bars, "PATIENCE", patience)
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as the bar can tell
-    with _progress.progress_bar("Decoding video", 2, enabled) as advance:
+    with bars.progress_bar("Decoding video", 2, enabled) as advance:
         advance()
         advance()
     captured = capsys.readouterr()

@@ -38,12 +38,9 @@ if TYPE_CHECKING:
 )
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option(
-    "--refit",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
+    "--refit", type=click.IntRange(0), default=0, show_default=True,
     help="Steps of experts and router together, afterwards.",
-)
+)  # fmt: skip
 @click.option("--router-only", is_flag=True, help="Refit the router alone, as in the paper.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")

@@ -60,14 +60,8 @@ class SweepConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "candidates": 1,
-            "moments": 2,
-            "size": 1,
-            "depths": 2,
-            "neighbours": 1,
-            "share": 0.0,
-        }.items():
+        smallest = {"candidates": 1, "moments": 2, "size": 1, "depths": 2, "neighbours": 1, "share": 0.0}
+        for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"sweep: expected {name} ≥ {least}, got {getattr(self, name)}.")
         for name in ("change", "quorum"):

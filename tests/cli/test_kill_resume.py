@@ -90,7 +90,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(clip, cache, tmp_path)
         process.kill()
         process.communicate()
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "moegs: interrupted; runs that keep checkpoints continue with --resume"
+    said = "moegs: interrupted; runs that keep checkpoints continue with --resume"
+    assert errors.strip() == said or ("Exception ignored" in errors and errors.strip().endswith(said)), errors
     assert _stamp(tmp_path)
 
 

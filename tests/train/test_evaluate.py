@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from moegs import progress as _progress
+from moegs import progress as bars
 from moegs.deform import get
 from moegs.errors import ConfigError
 from moegs.expert import Expert
@@ -37,7 +37,7 @@ def test_nothing_to_score_is_an_error(options, says):
 
 @pytest.mark.parametrize("progress", [False, True])
 def test_whoever_waits_longer_than_two_seconds_sees_a_bar_on_stderr(progress, monkeypatch, capsys):
-    monkeypatch.setattr(_progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(bars, "PATIENCE", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as the bar can tell
     evaluate(photograph, small_scene(), timed=1, progress=progress)
     out, error = capsys.readouterr()

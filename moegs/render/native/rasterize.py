@@ -65,8 +65,9 @@ def rasterize_native(inputs: RasterInputs) -> RasterOutputs:
             Gaussians cover more tiles than can be held, or ``absgrad`` is asked for more than 12 features.
         ShapeError: an input holds a value that is not finite; the message says where.
     """
-    library().rouse(threads())
-    tensors, frame = _tensors(inputs), _frame(inputs)
+    frame = _frame(inputs)
+    library().rouse(frame.threads)  # helpers wake while the call is prepared
+    tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
     color, depth, alpha, features, radii = _Rasterize.apply(frame, *tensors)
     dtype = inputs.gaussians.means.dtype
