@@ -17,7 +17,8 @@ class Gaussians:
     """Activated, world-space Gaussians at one instant.
 
     The shape of a Gaussian is given either by ``quats`` and ``scales`` or by ``covars``: motion priors that condition a
-    4D Gaussian on time (4DGS) produce a covariance, which needs no round trip through an eigendecomposition.
+    4D Gaussian on time (4DGS) produce a covariance, which needs no round trip through an eigendecomposition. A set that
+    was joined from both kinds has all three, and ``by_covar`` says which counts, so that every part looks as it did alone.
 
     Attributes:
         means: centres in world units, ``[n, 3]``.
@@ -27,6 +28,7 @@ class Gaussians:
         quats: unit quaternions, wxyz, ``[n, 4]``, or None with ``covars``.
         scales: standard deviations along the principal axes in world units, > 0, ``[n, 3]``, or None with ``covars``.
         covars: symmetric covariances in world units squared, ``[n, 3, 3]``, or None.
+        by_covar: with all three, the rows that ``covars`` gives the shape of, ``[n]`` bool; None otherwise.
         features: further channels to splat with the colours, ``[n, f]``, or None (SpacetimeGaussians' full model).
 
     Raises:
@@ -40,17 +42,23 @@ class Gaussians:
     scales: Float[Tensor, "n 3"] | None = None
     covars: Float[Tensor, "n 3 3"] | None = None
     features: Float[Tensor, "n f"] | None = None
+    by_covar: Bool[Tensor, "n"] | None = None
 
     def __post_init__(self) -> None:
         n = self.means.shape[0] if self.means.ndim else -1
         _expect("means", self.means, (n, 3))
         _expect("opacities", self.opacities, (n,))
         _expect_sh(self.sh, n)
-        if (self.quats is None) != (self.scales is None) or (self.quats is None) == (self.covars is None):
-            raise ShapeError("Gaussians need either quats and scales or covars: give exactly one of the two.")
+        kinds = tuple(v is not None for v in (self.quats, self.scales, self.covars, self.by_covar))
+        if kinds not in ((True, True, False, False), (False, False, True, False), (True, True, True, True)):
+            raise ShapeError(
+                "Gaussians need either quats and scales or covars: give exactly one of the two, or both with by_covar."
+            )
         for name, shape in (("quats", (n, 4)), ("scales", (n, 3)), ("covars", (n, 3, 3))):
             if (value := getattr(self, name)) is not None:
                 _expect(name, value, shape)
+        if self.by_covar is not None and (tuple(self.by_covar.shape), self.by_covar.dtype) != ((n,), torch.bool):
+            raise ShapeError(f"Gaussians.by_covar: expected [{n}] bool, got {list(self.by_covar.shape)} {self.by_covar.dtype}.")
         if self.features is not None and (self.features.ndim != 2 or self.features.shape[0] != n):
             raise ShapeError(f"features: expected [{n}, f], got {list(self.features.shape)}.")
 
@@ -68,7 +76,9 @@ class Gaussians:
 
     def to(self, target: torch.device | torch.dtype | str) -> Gaussians:
         """Move every tensor to a device or cast it to a dtype."""
-        return self._map(lambda x: x.to(target))
+        mask = self.by_covar
+        moved = self._map(lambda x: x.to(target) if x is not mask else x)
+        return moved if mask is None else replace(moved, by_covar=mask.to(moved.means.device))
 
     def detach(self) -> Gaussians:
         """The same values, cut from the autograd graph."""
@@ -83,7 +93,7 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     """Join sets of Gaussians in order.
 
     Spherical harmonics of unequal degree are padded with zero coefficients. When some parts carry covariances and others
-    quaternions and scales, the result carries covariances. Features are kept only if every part has the same number.
+    quaternions and scales, the result carries both, each row as it was. Features are kept only if every part has as many.
 
     Raises:
         ShapeError: no parts were given, or only some carry features.
@@ -105,20 +115,34 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
 
 
 def _joint_shape(parts: Sequence[Gaussians]) -> dict[str, Tensor]:
-    turned = [(p.quats, p.scales) for p in parts if p.quats is not None and p.scales is not None]
-    if len(turned) == len(parts):
-        return {"quats": torch.cat([q for q, _ in turned]), "scales": torch.cat([s for _, s in turned])}
-    return {"covars": torch.cat([covariances(p) for p in parts])}
+    names = [name for name in ("quats", "scales", "covars") if any(getattr(p, name) is not None for p in parts)]
+    joint = {name: torch.cat([_or_filler(p, name) for p in parts]) for name in names}
+    return joint if len(names) < 3 else joint | {"by_covar": torch.cat([_or_filler(p, "by_covar") for p in parts])}
+
+
+def _or_filler(gaussians: Gaussians, name: str) -> Tensor:
+    """A field, or harmless values for a part whose shape is given otherwise."""
+    if (value := getattr(gaussians, name)) is not None:
+        return value
+    n, like = len(gaussians), gaussians.means
+    if name == "quats":
+        return like.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(n, 4)
+    if name == "by_covar":
+        return torch.full((n,), gaussians.covars is not None, device=like.device)
+    return like.new_ones(n, 3) if name == "scales" else like.new_zeros(n, 3, 3)
 
 
 def covariances(gaussians: Gaussians) -> Float[Tensor, "n 3 3"]:
     """World-space covariances, computed from quaternions and scales where the set does not carry them."""
     from moegs.gaussians.quaternions import covariance
 
-    if gaussians.covars is not None:
+    if gaussians.quats is None or gaussians.scales is None:
+        assert gaussians.covars is not None  # one of the two is always there
         return gaussians.covars
-    assert gaussians.quats is not None and gaussians.scales is not None  # one of the two is always there
-    return covariance(gaussians.quats, gaussians.scales)
+    turned = covariance(gaussians.quats, gaussians.scales)
+    if gaussians.covars is None or gaussians.by_covar is None:
+        return turned
+    return torch.where(gaussians.by_covar[:, None, None], gaussians.covars, turned)
 
 
 def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

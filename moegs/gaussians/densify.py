@@ -121,7 +121,7 @@ def _hottest(score: Tensor, threshold: float, room: int) -> Tensor:
 
 def sizes(now: Gaussians) -> Float[Tensor, "n"]:
     """Largest standard deviation of each Gaussian in world units."""
-    if now.scales is not None:
+    if now.scales is not None and now.covars is None:
         return now.scales.amax(-1)
     return covariances(now).diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(0.0).sqrt()
 
@@ -129,7 +129,7 @@ def sizes(now: Gaussians) -> Float[Tensor, "n"]:
 def sample_offsets(now: Gaussians, generator: torch.Generator | None = None) -> Float[Tensor, "n 3"]:
     """One random displacement from each Gaussian's own distribution."""
     noise = torch.randn(len(now), 3, generator=generator).to(now.means)
-    if now.scales is not None and now.quats is not None:
+    if now.scales is not None and now.quats is not None and now.covars is None:
         return (to_matrix(now.quats) @ (now.scales * noise)[..., None]).squeeze(-1)
     values, vectors = torch.linalg.eigh(covariances(now))
     return (vectors @ (values.clamp_min(0.0).sqrt() * noise)[..., None]).squeeze(-1)

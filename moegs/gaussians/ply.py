@@ -117,7 +117,7 @@ def rest_columns(rest: Float[Tensor, "n k 3"], prefix: str) -> dict[str, np.ndar
 
 
 def _shape(g: Gaussians) -> tuple[Tensor, Tensor]:
-    if g.quats is not None and g.scales is not None:
+    if g.quats is not None and g.scales is not None and g.covars is None:
         return g.quats, g.scales
     return quaternions.decompose(covariances(g).double())
 

@@ -69,25 +69,41 @@ def _import_kernels(inputs: RasterInputs):
 
 
 def _project(kernels, inputs: RasterInputs) -> _Packed:
-    """Project, once for every distinct set of raster options."""
-    if len(set(inputs.options)) == 1 or inputs.groups is None:
-        everything = torch.arange(len(inputs.gaussians), device=inputs.gaussians.means.device)
-        return _project_some(kernels, inputs, everything, inputs.options[0])
+    """Project, once for every distinct set of raster options and every way in which shapes are given."""
+    gaussians = inputs.gaussians
+    kinds = (False, True) if gaussians.by_covar is not None else (gaussians.covars is not None,)
     parts = []
     for options in dict.fromkeys(inputs.options):
-        tags = [g for g, o in enumerate(inputs.options) if o == options]
-        mask = torch.isin(inputs.groups, torch.tensor(tags, device=inputs.groups.device, dtype=inputs.groups.dtype))
-        parts.append(_project_some(kernels, inputs, torch.nonzero(mask).squeeze(1), options))
+        for by_covar in kinds:
+            chosen = torch.nonzero(_with_options(inputs, options) & _of_kind(gaussians, by_covar)).squeeze(1)
+            parts.append(_project_some(kernels, inputs, chosen, options, by_covar))
+    if len(parts) == 1:
+        return parts[0]
     return _Packed(*(torch.cat([getattr(p, f) for p in parts]) for f in _Packed.__dataclass_fields__))
 
 
-def _project_some(kernels, inputs: RasterInputs, chosen: Tensor, options: RasterOptions) -> _Packed:
+def _with_options(inputs: RasterInputs, options: RasterOptions) -> Tensor:
+    if inputs.groups is None:
+        return torch.ones(len(inputs.gaussians), dtype=torch.bool, device=inputs.gaussians.means.device)
+    same = torch.tensor([o == options for o in inputs.options], device=inputs.groups.device)
+    return same[inputs.groups.long()]
+
+
+def _of_kind(gaussians: Gaussians, by_covar: bool) -> Tensor:
+    if gaussians.by_covar is None:
+        return torch.ones(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
+    return gaussians.by_covar == by_covar
+
+
+def _project_some(
+    kernels, inputs: RasterInputs, chosen: Tensor, options: RasterOptions, by_covar: bool
+) -> _Packed:  # fmt: skip
     gaussians, camera = inputs.gaussians[chosen], inputs.camera
     _, _, index, radii, means2d, depths, conics, compensations = kernels.fully_fused_projection(
         means=gaussians.means,
-        covars=_upper_triangle(gaussians),
-        quats=None if gaussians.quats is None else quaternions.normalize(gaussians.quats),  # its own divides zero by zero
-        scales=gaussians.scales,
+        covars=_upper_triangle(gaussians) if by_covar else None,
+        quats=None if gaussians.quats is None or by_covar else quaternions.normalize(gaussians.quats),  # not 0/0
+        scales=None if by_covar else gaussians.scales,
         viewmats=camera.viewmat[None],
         Ks=camera.K[None],
         width=camera.width,

@@ -7,7 +7,7 @@ import torch
 
 from moegs.errors import ShapeError
 from moegs.gaussians import Gaussians, concatenate, covariances
-from tests.render.scenes import random_gaussians
+from tests.render.scenes import mixed_gaussians, random_gaussians
 
 
 def test_selection_by_mask_index_and_slice():
@@ -21,12 +21,19 @@ def test_concatenation_pads_harmonics_and_mixes_shapes():
     low, high = random_gaussians(3, degree=0), random_gaussians(2, degree=2)
     joined = concatenate([low, Gaussians(high.means, high.opacities, high.sh, covars=covariances(high))])
     assert joined.sh.shape == (5, 9, 3) and joined.sh_degree == 2
-    torch.testing.assert_close(joined.covars[:3], covariances(low))
+    assert joined.by_covar.tolist() == [False] * 3 + [True] * 2
+    torch.testing.assert_close(covariances(joined), torch.cat([covariances(low), covariances(high)]))
+    assert torch.equal(joined.quats[:3], low.quats) and torch.equal(joined.scales[:3], low.scales)
+    again = concatenate([joined[2:], low])
+    assert again.by_covar.tolist() == [False, True, True, False, False, False]
+    torch.testing.assert_close(covariances(again)[:3], covariances(joined)[2:])
     assert (joined.sh[:3, 1:] == 0).all()
 
 
 def test_moves_to_another_dtype():
     assert random_gaussians(2).to(torch.float64).sh.dtype == torch.float64
+    mixed = mixed_gaussians(6).to(torch.float64)
+    assert (mixed.covars.dtype, mixed.by_covar.dtype) == (torch.float64, torch.bool)
 
 
 def test_shape_must_be_given_exactly_once():
@@ -35,6 +42,11 @@ def test_shape_must_be_given_exactly_once():
         Gaussians(g.means, g.opacities, g.sh)
     with pytest.raises(ShapeError, match="exactly one"):
         Gaussians(g.means, g.opacities, g.sh, g.quats, g.scales, covariances(g))
+    mask = torch.tensor([True, False])
+    with pytest.raises(ShapeError, match="exactly one"):
+        Gaussians(g.means, g.opacities, g.sh, g.quats, g.scales, by_covar=mask)
+    with pytest.raises(ShapeError, match="by_covar"):
+        Gaussians(g.means, g.opacities, g.sh, g.quats, g.scales, covariances(g), by_covar=mask[:1])
 
 
 @pytest.mark.parametrize(

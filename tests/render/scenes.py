@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from moegs.gaussians import Gaussians
+from moegs.gaussians import Gaussians, covariances
 from moegs.render import Camera
 
 
@@ -39,4 +39,27 @@ def leaves(gaussians: Gaussians) -> tuple[Gaussians, dict[str, torch.Tensor]]:
     """The same Gaussians as leaf tensors that require grad."""
     names = [n for n in ("means", "opacities", "sh", "quats", "scales", "covars") if getattr(gaussians, n) is not None]
     tensors = {n: getattr(gaussians, n).detach().clone().requires_grad_() for n in names}
-    return Gaussians(**tensors), tensors
+    return Gaussians(**tensors, by_covar=gaussians.by_covar), tensors
+
+
+def mixed_gaussians(n: int, seed: int = 0, degree: int = 2) -> Gaussians:
+    """The same scene with shapes given in both ways: a run of each, then by turns."""
+    turned = random_gaussians(n, seed, degree)
+    by_covar = (torch.arange(n) >= n // 3) & ((torch.arange(n) < 2 * n // 3) | (torch.arange(n) % 3 == 0))
+    filler = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    return Gaussians(
+        means=turned.means,
+        opacities=turned.opacities,
+        sh=turned.sh,
+        quats=torch.where(by_covar[:, None], filler, turned.quats),
+        scales=torch.where(by_covar[:, None], 1.0, turned.scales),
+        covars=torch.where(by_covar[:, None, None], covariances(turned), 0.0),
+        by_covar=by_covar,
+    )
+
+
+def of_one_kind(gaussians: Gaussians, by_covar: bool) -> Gaussians:
+    """The rows of a mixed set that are given in one way, without the filler of the other."""
+    rows = gaussians[gaussians.by_covar == by_covar]
+    kept = {"covars": rows.covars} if by_covar else {"quats": rows.quats, "scales": rows.scales}
+    return Gaussians(rows.means, rows.opacities, rows.sh, **kept)

@@ -8,14 +8,18 @@ import torch
 from moegs.gaussians import Gaussians
 from moegs.render import gsplat_backend
 from moegs.render.types import RasterInputs, RasterOptions
-from tests.render.scenes import camera, random_gaussians
+from tests.render.scenes import camera, mixed_gaussians, random_gaussians
 
 
 class StandIns:
     """Take the place of the kernels: every Gaussian is kept, nothing is drawn, skipped tiles hold rubbish."""
 
-    def fully_fused_projection(self, means, quats, width, calc_compensations, **_):
+    def __init__(self):
+        self.calls = []
+
+    def fully_fused_projection(self, means, quats, scales, covars, width, calc_compensations, **_):
         self.quats, n = quats, len(means)
+        self.calls.append((quats is not None and scales is not None, covars is not None, n))
         index = torch.arange(n)
         radii = torch.ones(n, 2, dtype=torch.int32)
         return index * 0, index * 0, index, radii, means[:, :2], means[:, 2], torch.ones(n, 3), None
@@ -57,6 +61,13 @@ def test_ids_have_the_width_that_the_kernels_read(kernels, grouped: bool):
     tags = (torch.arange(6) % 2).int()
     gsplat_backend.rasterize_gsplat(inputs(random_gaussians(6), **({"groups": tags} if grouped else {})))
     assert kernels.image_ids.tolist() == (tags.tolist() if grouped else [0] * 6)
+
+
+def test_shapes_given_in_both_ways_are_projected_each_in_its_own(kernels):
+    gaussians = mixed_gaussians(9)
+    gsplat_backend.rasterize_gsplat(inputs(gaussians))
+    covariant = int(gaussians.by_covar.sum())
+    assert kernels.calls == [(True, False, 9 - covariant), (False, True, covariant)]
 
 
 def test_tiles_that_are_left_out_show_the_background(kernels):

@@ -13,7 +13,7 @@ from moegs.gaussians import Gaussians, covariances
 from moegs.render import Camera, RasterOptions, native, rasterize
 from moegs.render.projection import project
 from moegs.render.types import RasterInputs
-from tests.render.scenes import camera, leaves, random_gaussians
+from tests.render.scenes import camera, leaves, mixed_gaussians, of_one_kind, random_gaussians
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the compiled kernels are not installed")
 
@@ -143,6 +143,30 @@ def test_groups_equal_separate_calls_to_the_last_bit(isa, features):
         assert torch.equal(whole.radii[mask], alone.radii)
         for name, value in part_inputs.items():
             assert torch.equal(inputs[name].grad[mask], value.grad), name
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+def test_shapes_given_in_both_ways_agree(isa, compensate):
+    assert_agree(mixed_gaussians(100, 4), camera(), options=RasterOptions(eps2d=0.1, compensate=compensate))
+
+
+def test_shapes_given_in_both_ways_equal_each_alone_to_the_last_bit(isa):
+    gaussians, cam = mixed_gaussians(200, 8), camera(50, 35)
+    groups = gaussians.by_covar.int()
+    g, inputs = leaves(gaussians)
+    whole = rasterize(g, cam, groups=groups, options=GROUP_OPTIONS[:2], backend="native")
+    weight = torch.rand_like(whole.color)
+    (whole.color * weight).sum().backward()
+    for k in (0, 1):
+        part, part_inputs = leaves(of_one_kind(gaussians, bool(k)))
+        alone = rasterize(part, cam, options=GROUP_OPTIONS[k], backend="native")
+        (alone.color * weight[k]).sum().backward()
+        for name in ("color", "depth", "alpha"):
+            assert torch.equal(getattr(whole, name)[k], getattr(alone, name)), name
+        for name, value in part_inputs.items():
+            assert torch.equal(inputs[name].grad[groups == k], value.grad), name
+    filler = inputs["quats"].grad[groups == 1], inputs["scales"].grad[groups == 1], inputs["covars"].grad[groups == 0]
+    assert not any(value.any() for value in filler)
 
 
 def test_same_bits_for_any_number_of_threads(isa, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moegs.deform import get
+from moegs.deform import get, names
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert, load_expert, render_expert, save_expert
 from moegs.gaussians import PointCloud
@@ -25,6 +25,7 @@ from moegs.route import (
     blend,
     load_mixture,
     read_manifest,
+    render_experts,
     render_mixture,
     save_mixture,
 )
@@ -62,6 +63,19 @@ def test_one_pass_equals_separate_renders():
         torch.testing.assert_close(whole.depths[k], alone.depth, atol=1e-5, rtol=0)
         torch.testing.assert_close(whole.alphas[k], alone.alpha, atol=1e-6, rtol=0)
     torch.testing.assert_close(whole.color, blend(whole.images, whole.gates))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_one_pass_over_every_prior_equals_separate_renders(backend):
+    experts = {name: make_expert(name, 90, seed) for seed, name in enumerate(names())}
+    cam = camera(64, 48)
+    whole = render_experts(list(experts.values()), cam, 0.4, backend=backend)
+    slack = 0.0 if backend == "native" else 1e-5
+    for k, expert in enumerate(experts.values()):
+        alone = render_expert(expert, cam, 0.4, backend=backend)
+        for image, own in ((whole.color[k], alone.color), (whole.depth[k], alone.depth), (whole.alpha[k], alone.alpha)):
+            torch.testing.assert_close(image, own, atol=slack, rtol=0)
 
 
 @torch.no_grad()

@@ -48,6 +48,7 @@ class _Frame:
     width: int
     height: int
     options: list[tuple[float, float, float, float]]  # eps2d, compensate, near, far
+    by_covar: UInt8[Tensor, "n"] | None
     groups: Int[Tensor, "n"] | None
     tiles: UInt8[Tensor, "g rows columns"] | None
     absgrad: bool
@@ -146,10 +147,17 @@ def _frame(inputs: RasterInputs) -> _Frame:
         )
         for o in inputs.options
     ]
+    by_covar = None if inputs.gaussians.by_covar is None else _plain_mask("by_covar", inputs.gaussians.by_covar)
     groups = None if inputs.groups is None else _tags(inputs.groups)
     K = camera.K.detach()
     tiles = None if inputs.tiles is None else inputs.tiles.cpu().to(torch.uint8).contiguous()
-    return _Frame(K, camera.width, camera.height, options, groups, tiles, inputs.absgrad, threads())
+    return _Frame(K, camera.width, camera.height, options, by_covar, groups, tiles, inputs.absgrad, threads())
+
+
+def _plain_mask(name: str, mask: Tensor) -> Tensor:
+    if mask.device.type != "cpu":
+        raise BackendError(f"native: expected {name} on the CPU, got it on {mask.device}.")
+    return mask.to(torch.uint8).contiguous()
 
 
 def _tags(groups: Tensor) -> Tensor:
@@ -192,8 +200,8 @@ def _call(frame: _Frame, x: _Inputs) -> Any:
     try:
         return library().call(
             means=_array(x.means), opacities=_array(x.opacities), sh=_array(x.sh), quats=_array(x.quats),
-            scales=_array(x.scales), covars=_array(x.covars), features=_array(x.features), groups=_array(frame.groups),
-            tiles=_array(frame.tiles), background=_array(x.background), options=frame.options,
+            scales=_array(x.scales), covars=_array(x.covars), by_covar=_array(frame.by_covar), features=_array(x.features),
+            groups=_array(frame.groups), tiles=_array(frame.tiles), background=_array(x.background), options=frame.options,
             camera=_camera_numbers(frame, x.viewmat), width=frame.width, height=frame.height,
         )  # fmt: skip
     except ValueError as error:

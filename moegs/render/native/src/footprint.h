@@ -126,6 +126,17 @@ struct Ellipse {
   f16 ratio;                // det_raw / det, >= 0: opacity compensation is its root
 };
 
+MOEGS_INLINE Ellipse select(m16 which, const Ellipse& a, const Ellipse& b) {
+  Ellipse e;
+  e.xx = select(which, a.xx, b.xx), e.xy = select(which, a.xy, b.xy), e.yy = select(which, a.yy, b.yy);
+  e.unit = select(which, a.unit, b.unit), e.eps = select(which, a.eps, b.eps);
+  e.det_raw = select(which, a.det_raw, b.det_raw), e.det = select(which, a.det, b.det);
+  e.clamped = (which & a.clamped) | (~which & b.clamped);
+  for (int i = 0; i < 3; ++i) e.conic[i] = select(which, a.conic[i], b.conic[i]);
+  e.ratio = select(which, a.ratio, b.ratio);
+  return e;
+}
+
 MOEGS_INLINE void filter(Ellipse& e, f16 eps2d) {
   const f16 u2 = e.unit * e.unit, floor = spread(kDetMin) * u2;
   e.eps = eps2d * e.unit;

@@ -29,14 +29,8 @@ struct Drawn {
 
 m16 draw(const Scene& s, const Lens& k, const f16* mean, const Shape& shape, f16 opacity, const Lanes& o, Drawn& d) {
   const Sight v = see(s, k, mean);
-  Ellipse e;
-  if (s.covars == nullptr) {
-    Axes axes;
-    e = ellipse(v, rotation(shape.quat), shape.scale, o.eps2d, axes);
-  } else {
-    f16 half[2][3];
-    e = ellipse(v, shape.covar, o.eps2d, half);
-  }
+  Made made;
+  const Ellipse e = ellipse(v, shape, o.eps2d, made);
   d.x = fma(v.ux, k.fx, k.cx);
   d.y = fma(v.uy, k.fy, k.cy);
   d.depth = v.z;
@@ -173,9 +167,8 @@ ChunkResult project_chunk(const Scene& s, int64_t begin, int64_t end, Record* re
     load_shape(s, row, shape);
     watch(sentinel, mean, 3);
     watch(sentinel, &opacity, 1);
-    if (s.covars != nullptr) {
-      watch(sentinel, shape.covar, 6);
-    } else {
+    if (shape.given) watch(sentinel, shape.covar, 6);
+    if (shape.turned) {
       watch(sentinel, shape.quat, 4);
       watch(sentinel, shape.scale, 3);
     }

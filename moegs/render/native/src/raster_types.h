@@ -26,6 +26,7 @@ struct Scene {
   int64_t n;
   int sh_terms, n_features, n_groups;
   const float *means, *quats, *scales, *covars, *opacities, *sh, *features;
+  const uint8_t* by_covar;  // which rows are given by covars where quats and scales are there too; null: not mixed
   const int32_t* groups;
   const uint8_t* tiles;  // [groups, tiles_y, tiles_x]: which lists are drawn; null: all
   const GroupOptions* options;

@@ -37,7 +37,9 @@ void expect(const char* name, const MaybeFloats& a, size_t size) {
 // What to draw, with everything it points to kept alive.
 struct Call {
   Floats means, opacities, sh;
-  MaybeFloats quats, scales, covars, features;
+  MaybeFloats quats, scales, covars;
+  MaybeMask by_covar;
+  MaybeFloats features;
   MaybeTags groups;
   MaybeMask tiles;
   Floats background;
@@ -71,10 +73,11 @@ void check_groups(const Call& c) {
 }
 
 std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, MaybeFloats quats, MaybeFloats scales,
-                                MaybeFloats covars, MaybeFloats features, MaybeTags groups, MaybeMask tiles, Floats background,
-                                const std::vector<std::array<float, 4>>& options, std::array<float, 19> camera, int width,
-                                int height) {
-  auto c = std::make_unique<Call>(Call{means, opacities, sh, quats, scales, covars, features, groups, tiles, background, {}, {}});
+                                MaybeFloats covars, MaybeMask by_covar, MaybeFloats features, MaybeTags groups,
+                                MaybeMask tiles, Floats background, const std::vector<std::array<float, 4>>& options,
+                                std::array<float, 19> camera, int width, int height) {
+  auto c = std::make_unique<Call>(
+      Call{means, opacities, sh, quats, scales, covars, by_covar, features, groups, tiles, background, {}, {}});
   Scene& s = c->scene;
   const size_t n = opacities.size();
   fill_view(s, {camera, width, height});
@@ -85,13 +88,16 @@ std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, Maybe
   s.n_features = features ? int(features->ndim() == 2 ? features->shape(1) : 0) : 0;
   if (s.sh_terms != 1 && s.sh_terms != 4 && s.sh_terms != 9 && s.sh_terms != 16)
     throw nb::value_error("sh: expected 1, 4, 9 or 16 coefficients a channel");
-  if ((!quats || !scales) && !covars) throw nb::value_error("expected quats and scales, or covars");
+  if ((!quats || !scales) && (!covars || by_covar)) throw nb::value_error("expected quats and scales, or covars");
   expect("means", means, 3 * n), expect("sh", sh, 3 * n * s.sh_terms), expect("quats", quats, 4 * n);
   expect("scales", scales, 3 * n), expect("covars", covars, 9 * n), expect("features", features, n * s.n_features);
   expect("background", background, 3 * options.size());
   for (const auto& o : options) c->options.push_back({o[0], o[1], o[2], o[3]});
   s.means = means.data(), s.opacities = opacities.data(), s.sh = sh.data();
   s.quats = data(quats), s.scales = data(scales), s.covars = data(covars), s.features = data(features);
+  if (by_covar && (by_covar->size() != n || !covars)) throw nb::value_error("by_covar: expected one value a Gaussian, and covars");
+  if (!by_covar && covars && quats) throw nb::value_error("expected quats and scales, or covars, or by_covar to choose by");
+  s.by_covar = by_covar ? by_covar->data() : nullptr;
   s.groups = groups ? groups->data() : nullptr;
   if (tiles && tiles->size() != size_t(s.n_groups) * s.tiles_x * s.tiles_y)
     throw nb::value_error("tiles: expected one value a tile and group");
@@ -173,7 +179,7 @@ void bind_rasterize(nb::module_& m) {
       .def_prop_ro("drawn", [](const moegs::Trace& t) { return t.n_drawn; })
       .def_prop_ro("entries", [](const moegs::Trace& t) { return t.n_entries; });
   m.def("call", &make_call, nb::arg("means"), nb::arg("opacities"), nb::arg("sh"), nb::arg("quats").none(),
-        nb::arg("scales").none(), nb::arg("covars").none(), nb::arg("features").none(), nb::arg("groups").none(),
+        nb::arg("scales").none(), nb::arg("covars").none(), nb::arg("by_covar").none(), nb::arg("features").none(), nb::arg("groups").none(),
         nb::arg("tiles").none() = nb::none(), nb::arg("background"), nb::arg("options"), nb::arg("camera"), nb::arg("width"), nb::arg("height"));
   m.def("forward", &forward, nb::arg("call"), nb::arg("color"), nb::arg("depth"), nb::arg("alpha"),
         nb::arg("features").none(), nb::arg("radii"), nb::arg("threads"));

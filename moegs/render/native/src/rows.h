@@ -26,15 +26,26 @@ MOEGS_INLINE Lanes options_of(const Scene& s, const uint32_t* row) {
 
 // The shape of 16 Gaussians as given: quaternion and scale, or the six entries of a covariance.
 struct Shape {
+  bool turned, given;  // whether any lane has quaternion and scale, and any a covariance
+  m16 by_covar;        // which have one, where both are true
   f16 quat[4], scale[3], covar[6];
 };
 
 MOEGS_INLINE void load_shape(const Scene& s, const uint32_t* row, Shape& shape) {
-  if (s.covars == nullptr) {
+  shape.given = s.covars != nullptr;
+  shape.turned = !shape.given;
+  if (s.by_covar != nullptr) {
+    alignas(64) float v[16];
+    for (int l = 0; l < 16; ++l) v[l] = s.by_covar[row[l]];
+    shape.by_covar = load(v) > spread(0.5f);
+    const uint32_t which = bits(shape.by_covar);
+    shape.given = which != 0, shape.turned = which != 0xffff;
+  }
+  if (shape.turned) {
     load_rows<4>(s.quats, row, shape.quat);
     load_rows<3>(s.scales, row, shape.scale);
-    return;
   }
+  if (!shape.given) return;
   f16 c[9];
   load_rows<9>(s.covars, row, c);
   const f16 half = spread(0.5f);
@@ -42,6 +53,28 @@ MOEGS_INLINE void load_shape(const Scene& s, const uint32_t* row, Shape& shape) 
   shape.covar[1] = half * c[1] + half * c[3];
   shape.covar[2] = half * c[2] + half * c[6];
   shape.covar[4] = half * c[5] + half * c[7];
+}
+
+MOEGS_INLINE void choose(m16 which, f16* other, const f16* values, int count) {
+  for (int i = 0; i < count; ++i) other[i] = select(which, values[i], other[i]);
+}
+
+// What the ellipses of 16 Gaussians were made from; only that part is set which a lane needs.
+struct Made {
+  Rotation rotation;
+  Axes axes;
+  f16 half[2][3];
+};
+
+MOEGS_INLINE Ellipse ellipse(const Sight& v, const Shape& shape, f16 eps2d, Made& made) {
+  Ellipse e;
+  if (shape.turned) {
+    made.rotation = rotation(shape.quat);
+    e = ellipse(v, made.rotation, shape.scale, eps2d, made.axes);
+    if (!shape.given) return e;
+  }
+  const Ellipse c = ellipse(v, shape.covar, eps2d, made.half);
+  return shape.turned ? select(shape.by_covar, c, e) : c;
 }
 
 MOEGS_INLINE void prefetch_harmonics(const Scene& s, size_t row) {

@@ -156,6 +156,24 @@ void covar_backward(const f16 (*half)[3], const Sight& v, const f16* cov, f16 (*
   }
 }
 
+void outline_backward(const Scene& s, const Made& made, const Shape& shape, const Sight& v, const f16* cov, f16 (*gt)[3],
+                      Outgoing& o) {
+  if (s.by_covar != nullptr) {  // rows of the other kind get zeros
+    for (int i = 0; i < 9; ++i) o.covar[i] = spread(0.0f);
+    for (int i = 0; i < 4; ++i) o.quat[i] = spread(0.0f);
+    for (int i = 0; i < 3; ++i) o.scale[i] = spread(0.0f);
+  }
+  if (shape.turned) shape_backward(made.axes, made.rotation, shape, v, cov, gt, o);
+  if (!shape.given) return;
+  if (!shape.turned) return covar_backward(made.half, v, cov, gt, o);
+  f16 other[2][3];
+  covar_backward(made.half, v, cov, other, o);
+  for (int i = 0; i < 2; ++i) choose(shape.by_covar, gt[i], other[i], 3);
+  for (int i = 0; i < 9; ++i) o.covar[i] = keep(shape.by_covar, o.covar[i]);
+  for (int i = 0; i < 4; ++i) o.quat[i] = keep(~shape.by_covar, o.quat[i]);
+  for (int i = 0; i < 3; ++i) o.scale[i] = keep(~shape.by_covar, o.scale[i]);
+}
+
 // Camera-space point and T to the world mean and the pose.
 void world_backward(const Scene& s, const f16* mean, const SightGrads& g, const f16* toward, Outgoing& o) {
   for (int j = 0; j < 3; ++j) {
@@ -172,42 +190,32 @@ void world_backward(const Scene& s, const f16* mean, const SightGrads& g, const 
 void geometry_backward(const Scene& s, const Lens& k, const uint32_t* row, const f16* mean, const Incoming& g,
                        bool level_is_opacity, const f16* toward, Outgoing& o) {
   Shape shape;
-  Axes axes;
-  Rotation r;
-  Ellipse e;
-  f16 half[2][3], opacity, cov[3], gt[2][3];
+  Made made;
+  f16 opacity, cov[3], gt[2][3];
   const Lanes options = options_of(s, row);
   load_shape(s, row, shape);
   load_rows<1>(s.opacities, row, &opacity);
   const Sight v = see(s, k, mean);
-  if (s.covars == nullptr) {
-    r = rotation(shape.quat);
-    e = ellipse(v, r, shape.scale, options.eps2d, axes);
-  } else {
-    e = ellipse(v, shape.covar, options.eps2d, half);
-  }
+  const Ellipse e = ellipse(v, shape, options.eps2d, made);
   // level is the logarithm of the compensated opacity o sqrt(ratio): 1/o to the opacity, 1/(2 ratio) to the ratio
   const f16 root = select(options.compensate, sqrt(e.ratio), spread(1.0f));
   const f16 level = level_is_opacity ? g.level * (opacity * root) : g.level;
   o.opacity = level_is_opacity ? g.level * root : level / opacity;
   const m16 compensated = options.compensate & (e.ratio > spread(0.0f));
   filter_backward(e, g.conic, keep(compensated, spread(0.5f) * level / e.ratio), cov);
-  if (s.covars == nullptr)
-    shape_backward(axes, r, shape, v, cov, gt, o);
-  else
-    covar_backward(half, v, cov, gt, o);
+  outline_backward(s, made, shape, v, cov, gt, o);
   world_backward(s, mean, see_backward(s, k, v, gt, g.x, g.y, g.depth), toward, o);
 }
 
 m16 sound_lanes(const Scene& s, const Outgoing& o, m16 finite_input) {
   f16 watch = o.opacity * spread(0.0f);
   for (int i = 0; i < 3; ++i) watch = fma(o.mean[i], spread(0.0f), watch);
-  if (s.covars == nullptr) {
+  if (s.quats != nullptr) {
     for (int i = 0; i < 4; ++i) watch = fma(o.quat[i], spread(0.0f), watch);
     for (int i = 0; i < 3; ++i) watch = fma(o.scale[i], spread(0.0f), watch);
-  } else {
-    for (int i = 0; i < 9; ++i) watch = fma(o.covar[i], spread(0.0f), watch);
   }
+  if (s.covars != nullptr)
+    for (int i = 0; i < 9; ++i) watch = fma(o.covar[i], spread(0.0f), watch);
   return (watch <= spread(0.0f)) | ~finite_input;
 }
 
@@ -219,14 +227,11 @@ void add_pose(const Writer& w, const f16* pose, double* out) {
   }
 }
 
-void write_geometry(const Scene& s, const Writer& w, const Outgoing& o, const Grads& grads, int64_t chunk) {
+void write_geometry(const Writer& w, const Outgoing& o, const Grads& grads, int64_t chunk) {
   if (grads.means != nullptr) write(w, grads.means, o.mean, 3);
   if (grads.opacities != nullptr) write(w, grads.opacities, &o.opacity, 1);
   if (grads.pose != nullptr) add_pose(w, o.pose, grads.pose + chunk * kPoseTerms);
-  if (s.covars != nullptr) {
-    if (grads.covars != nullptr) write(w, grads.covars, o.covar, 9);
-    return;
-  }
+  if (grads.covars != nullptr) write(w, grads.covars, o.covar, 9);
   if (grads.quats != nullptr) write(w, grads.quats, o.quat, 4);
   if (grads.scales != nullptr) write(w, grads.scales, o.scale, 3);
 }
@@ -260,7 +265,7 @@ void batch_backward(const Scene& s, const Lens& k, const Batch& b, Columns& in, 
   if (!geometry) return;
   Outgoing o;
   geometry_backward(s, k, b.row, mean, g, rows, toward, o);
-  write_geometry(s, Writer{b.row, b.lanes, sound_lanes(s, o, g.finite)}, o, grads, chunk);
+  write_geometry(Writer{b.row, b.lanes, sound_lanes(s, o, g.finite)}, o, grads, chunk);
 }
 
 MOEGS_INLINE void zero(float* base, int64_t begin, int64_t end, int width) {
