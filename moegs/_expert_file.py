@@ -12,10 +12,11 @@ from torch import Tensor
 from moegs.deform import prior as priors
 from moegs.errors import FormatError, MoegsError
 from moegs.gaussians.params import Params, population_of, populations
-from moegs.render.types import RasterOptions
+from moegs.render.types import FOOTPRINTS, RasterOptions
 
 DECODERS = {None: {}, "sigmoid": {"decoder.w1": (6, 12), "decoder.w2": (3, 6)}}
 DECODERS["clamp"] = DECODERS["sigmoid"]
+ENVIRONMENT = "environment.picture"
 FEATURES = 9  # channels that a decoder reads
 _SHAPES: dict[str, tuple[int | None, ...]] = {
     "means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh_dc": (1, 3), "sh_rest": (None, 3),
@@ -60,7 +61,16 @@ def check_params(path: Path, prior: priors.Prior, params: Params, decoder: str |
             found = list(params[name].shape) if name in params else "nothing"
             wanted = f"expected {list(shape)} for the decoder"
             raise FormatError(f"{path}: tensor {name!r}: {wanted}, got {found}; {_ADVICE}.")
+    if ENVIRONMENT in params:
+        _check_environment(path, params[ENVIRONMENT])
     _try(path, prior, params, decoder)
+
+
+def _check_environment(path: Path, picture: Tensor) -> None:
+    shape = tuple(picture.shape)
+    if len(shape) != 3 or shape[0] != 3 or 0 in shape or not picture.is_floating_point():
+        found = f"{picture.dtype} of shape {list(shape)}"
+        raise FormatError(f"{path}: tensor {ENVIRONMENT!r}: expected floats of shape [3, h, w], got {found}; {_ADVICE}.")
 
 
 def _prior(path: Path, header: dict[str, Any]) -> priors.Prior:
@@ -77,6 +87,8 @@ def _options(path: Path, found: dict[str, Any]) -> RasterOptions:
         raise _wrong(path, "options.eps2d", "a number of at least 0", found["eps2d"])
     if not isinstance(found.get("compensate", False), bool):
         raise _wrong(path, "options.compensate", "true or false", found["compensate"])
+    if found.get("footprint", FOOTPRINTS[0]) not in FOOTPRINTS:
+        raise _wrong(path, "options.footprint", " or ".join(FOOTPRINTS), found["footprint"])
     for name in ("near", "far"):
         if found.get(name) is not None and not _is_number(found[name]):
             raise _wrong(path, f"options.{name}", "null or a finite number", found[name])

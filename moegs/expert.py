@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moegs._expert_file import check_params, read_header
+from moegs._expert_file import ENVIRONMENT, check_params, read_header
 from moegs.deform import prior as priors
 from moegs.errors import FormatError, ShapeError
 from moegs.gaussians.container import Gaussians
@@ -21,6 +21,7 @@ from moegs.gaussians.params import Params, count
 from moegs.io import atomic_write
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera, rays
+from moegs.render.environment import environment
 from moegs.render.types import RasterOptions
 
 FORMAT, VERSION = "moegs-expert", 1
@@ -37,6 +38,8 @@ class Expert:
         background: colour behind everything, RGB in [0, 1].
         decoder: ``"sigmoid"`` or ``"clamp"`` when splatted features pass through the small colour network of
             SpacetimeGaussians' full model (tensors ``decoder.w1`` [6, 12], ``decoder.w2`` [3, 6]); None for plain colours.
+            A tensor ``environment.picture`` [3, h, w] is drawn behind everything, see
+            :func:`moegs.render.environment.environment`.
         meta: provenance and scene normalisation, JSON-ready.
     """
 
@@ -136,13 +139,16 @@ def render_expert(
 
 
 def finish(expert: Expert, render: Render, camera: Camera) -> Render:
-    """Apply an expert's colour decoder to its splatted features, if it has one.
+    """Apply an expert's colour decoder to its splatted features, and put its environment behind them, if it has these.
 
     Raises:
         ShapeError: it has one and the render has no features.
     """
-    if expert.decoder is None:
-        return render
-    if render.features is None:
-        raise ShapeError(f"expert: its {expert.decoder!r} decoder needs splatted features, this render has none.")
-    return replace(render, color=expert.decode(render.features, rays(camera).to(render.features)))
+    if expert.decoder is not None:
+        if render.features is None:
+            raise ShapeError(f"expert: its {expert.decoder!r} decoder needs splatted features, this render has none.")
+        render = replace(render, color=expert.decode(render.features, rays(camera).to(render.features)))
+    if ENVIRONMENT in expert.params:
+        behind = environment(expert.params[ENVIRONMENT], rays(camera).to(render.color))
+        render = replace(render, color=render.color + (1 - render.alpha)[..., None] * behind)
+    return render

@@ -27,7 +27,7 @@ from moegs.deform._keyframes import spline_params
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.cloud import PointCloud
-from moegs.gaussians.container import Gaussians, concatenate
+from moegs.gaussians.container import Gaussians, concatenate, covariances
 from moegs.gaussians.params import Params
 from moegs.gaussians.quaternions import normalize, to_matrix
 
@@ -291,6 +291,8 @@ def deform(params: Params, t: float | Tensor, config: Interpolation) -> Gaussian
         parts.append(_deform_linear(linear, _typed(t, linear["means"]), config))
     if spline and (len(spline["keyframes"]) or not parts):
         parts.append(_deform_spline(spline, _typed(t, spline["keyframes"]), config))
+    if any(p.covars is not None for p in parts):  # all shapes of an expert are given in one way
+        parts = [replace(p, quats=None, scales=None, covars=covariances(p)) for p in parts]
     return parts[0] if len(parts) == 1 else concatenate(parts)
 
 

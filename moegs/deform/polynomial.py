@@ -6,8 +6,9 @@ With ``dt = t - centers`` for each Gaussian::
     rotation(t) = normalize(quats + omega dt)
     opacity(t)  = sigmoid(opacities) exp(-(dt / exp(log_widths))^2)
 
-Scales do not change. Colours are spherical harmonics, or (``color="features"``, the original's full model) nine
-features that are splatted and decoded per pixel by a small network: see :meth:`moegs.expert.Expert.decode`.
+Scales do not change. A model that was joined from models of parts of a clip has ``lives`` [n, 2]: start and end of the
+part in which a Gaussian is there at all. Colours are spherical harmonics, or (``color="features"``, the original's full
+model) nine features that are splatted and decoded per pixel by a small network: see :meth:`moegs.expert.Expert.decode`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from moegs.deform._fields import fields_of, harmonics, need, one_of, schedules
@@ -29,6 +30,7 @@ from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params
 from moegs.gaussians.quaternions import normalize
 
+LIVES = "gaussian.lives"
 WIDEST = 10.0  # |log_widths| beyond this change nothing visible, and exp() would overflow further out
 _N3V_SCALE_RATES = {"coffee_martini": 3e-3, "flame_salmon_1": 3e-3}
 
@@ -193,14 +195,21 @@ def deform(params: Params, t: float | Tensor, config: Polynomial | None = None) 
     dt = (t.to(means.dtype) if isinstance(t, Tensor) else t) - need(params, "gaussian.centers")
     moving = (dt.detach() if config is not None and config.detach_time else dt)[:, None]
     featured = "features_dc" in fields
+    opacities = fields["opacities"].sigmoid() * temporal_opacity(dt, need(params, "gaussian.log_widths"))
     return Gaussians(
         means=means + displacement(need(params, "gaussian.motion"), moving),
-        opacities=fields["opacities"].sigmoid() * temporal_opacity(dt, need(params, "gaussian.log_widths")),
+        opacities=opacities if LIVES not in params else torch.where(alive(params[LIVES], t), opacities, 0.0),
         sh=means.new_zeros(len(means), 1, 3) if featured else harmonics(fields),
         quats=normalize(fields["quats"] + moving * need(params, "gaussian.omega")),
         scales=fields["scales"].exp(),
         features=torch.cat([fields["features_dc"], moving * fields["features_t"]], dim=-1) if featured else None,
     )
+
+
+def alive(lives: Float[Tensor, "n 2"], t: float | Tensor) -> Bool[Tensor, "n"]:
+    """Who is there at time t; the end of a part belongs to the next, but for that of the clip."""
+    start, end = lives.unbind(-1)
+    return (start <= t) & ((t < end) | (end >= 1))
 
 
 def displacement(motion: Float[Tensor, "n 9"], dt: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:

@@ -68,6 +68,8 @@ class Reformulation(Prior):
         flipped: order of the axes of A, as in checkpoints since September 2024; False for earlier ones.
         cutoff: a Gaussian whose opacity time has brought to this share or less is dropped (the original: 0.05, which
             makes it pop; 0 leaves it).
+        seen_at: where a camera looks to find colours: ``"now"`` at the means as they are, ``"rest"`` at the means of each
+            Gaussian's own time, as the original's kernels do, whose colours then lag behind.
         prefilter_var: variance added to S44 in the opacity alone; not above 0 for none.
         initial_opacity: first opacity of every Gaussian, at its own time.
         initial_time_scale: first temporal deviation, in spans (the original: ``sqrt(span / 5) / span``).
@@ -93,6 +95,7 @@ class Reformulation(Prior):
     variance_from: str = "deviation"
     flipped: bool = True
     cutoff: float = 0.0
+    seen_at: str = "now"
     prefilter_var: float = -1.0
     initial_opacity: float = 0.1
     initial_time_scale: float = 0.1414
@@ -113,6 +116,7 @@ class Reformulation(Prior):
 
     def __post_init__(self) -> None:
         one_of(self.name, "variance_from", self.variance_from, ("deviation", "itself"))
+        one_of(self.name, "seen_at", self.seen_at, ("now", "rest"))
         if self.sh_degree_t not in (0, 1, 2):
             raise ConfigError(f"prior 'reformulation', option 'sh_degree_t': expected 0 to 2, got {self.sh_degree_t}.")
         if self.time_span < 0:
@@ -121,7 +125,7 @@ class Reformulation(Prior):
     @classmethod
     def n3v(cls) -> Reformulation:
         """The published recipe for Neural 3D Video (10 seconds, 30,000 steps)."""
-        return cls(time_span=10.0, variance_from="itself", cutoff=0.05, split_time=True, lr_times=7e-5)
+        return cls(time_span=10.0, variance_from="itself", cutoff=0.05, seen_at="rest", split_time=True, lr_times=7e-5)
 
     @classmethod
     def technicolor(cls) -> Reformulation:
@@ -227,6 +231,7 @@ def deform(params: Params, t: float | Tensor, config: Reformulation) -> Gaussian
         means=means if drift is None else means + drift * ahead[:, None],
         opacities=opacities,
         sh=colors_at(harmonics(fields), 2 * math.pi * ahead / span, config),
+        anchors=means if config.seen_at == "rest" and drift is not None else None,
         **shape,
     )
 

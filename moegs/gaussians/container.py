@@ -28,8 +28,10 @@ class Gaussians:
         quats: unit quaternions, wxyz, ``[n, 4]``, or None with ``covars``.
         scales: standard deviations along the principal axes in world units, > 0, ``[n, 3]``, or None with ``covars``.
         covars: symmetric covariances in world units squared, ``[n, 3, 3]``, or None.
-        by_covar: with all three, the rows that ``covars`` gives the shape of, ``[n]`` bool; None otherwise.
         features: further channels to splat with the colours, ``[n, f]``, or None (SpacetimeGaussians' full model).
+        anchors: points that a camera looks at to find a Gaussian's colour, ``[n, 3]``, or None for ``means`` (4DGS has
+            those where Gaussians are at their own time).
+        by_covar: with ``quats``, ``scales`` and ``covars``, the rows that have the shape of their covariance, ``[n]`` bool.
 
     Raises:
         ShapeError: a field has the wrong shape, or the shape of the Gaussians is given twice or not at all.
@@ -42,6 +44,7 @@ class Gaussians:
     scales: Float[Tensor, "n 3"] | None = None
     covars: Float[Tensor, "n 3 3"] | None = None
     features: Float[Tensor, "n f"] | None = None
+    anchors: Float[Tensor, "n 3"] | None = None
     by_covar: Bool[Tensor, "n"] | None = None
 
     def __post_init__(self) -> None:
@@ -54,11 +57,12 @@ class Gaussians:
             raise ShapeError(
                 "Gaussians need either quats and scales or covars: give exactly one of the two, or both with by_covar."
             )
-        for name, shape in (("quats", (n, 4)), ("scales", (n, 3)), ("covars", (n, 3, 3))):
+        for name, shape in (("quats", (n, 4)), ("scales", (n, 3)), ("covars", (n, 3, 3)), ("anchors", (n, 3))):
             if (value := getattr(self, name)) is not None:
                 _expect(name, value, shape)
         if self.by_covar is not None and (tuple(self.by_covar.shape), self.by_covar.dtype) != ((n,), torch.bool):
-            raise ShapeError(f"Gaussians.by_covar: expected [{n}] bool, got {list(self.by_covar.shape)} {self.by_covar.dtype}.")
+            found = f"{self.by_covar.dtype} of shape {list(self.by_covar.shape)}"
+            raise ShapeError(f"Gaussians.by_covar: expected bool of shape [{n}], got {found}.")
         if self.features is not None and (self.features.ndim != 2 or self.features.shape[0] != n):
             raise ShapeError(f"features: expected [{n}, f], got {list(self.features.shape)}.")
 
@@ -110,8 +114,13 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
         opacities=torch.cat([p.opacities for p in parts]),
         sh=torch.cat([torch.nn.functional.pad(p.sh, (0, 0, 0, k - p.sh.shape[1])) for p in parts]),
         features=torch.cat(with_features) if with_features else None,
+        anchors=None if all(p.anchors is None for p in parts) else torch.cat([_anchors(p) for p in parts]),
         **shape,
     )
+
+
+def _anchors(gaussians: Gaussians) -> Tensor:
+    return gaussians.means if gaussians.anchors is None else gaussians.anchors
 
 
 def _joint_shape(parts: Sequence[Gaussians]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moegs._expert_file import ENVIRONMENT
 from moegs.deform.reformulation import Reformulation
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
@@ -17,7 +18,7 @@ from moegs.gaussians.params import Params, count
 from moegs.interop import _canonical as common
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, finite, load_tensors
-from moegs.render.types import RasterOptions
+from moegs.render.types import FOOTPRINTS, RasterOptions
 
 PROJECT, PRIOR = "4d-gaussian-splatting", Reformulation.name
 LENGTH = 19
@@ -36,7 +37,14 @@ _SECONDS, _UNIT = (0.0, 10.0), (0.0, 1.0)
 _UNIT_RANGE, _ENOUGH = (-0.25, 1.25), 8
 
 
-def load(run: Run, *, time_duration: tuple[float, float] | None = None, flipped: bool = True) -> Expert:
+def load(
+    run: Run,
+    *,
+    time_duration: tuple[float, float] | None = None,
+    flipped: bool = True,
+    footprint: str | None = None,
+    seen_at: str | None = None,
+) -> Expert:
     """Read one model.
 
     Args:
@@ -45,6 +53,11 @@ def load(run: Run, *, time_duration: tuple[float, float] | None = None, flipped:
             default 0 to 10 seconds, as in all N3V recipes; but 0 to 1, as in most D-NeRF recipes, when nearly all of at
             least eight Gaussians lie there. ``meta["time_duration"]`` says what was taken.
         flipped: order of the axes of the 4D rotation; False for checkpoints trained before September 2024.
+        footprint: ``"4dgs"`` draws every footprint with a field of view of -1 rad, as their renderer does where a dataset
+            gives focal lengths (N3V); ``"camera"`` with that of the camera. By default the former for clips of 10 seconds
+            and the latter for others.
+        seen_at: ``"rest"`` looks colours up from where Gaussians are at their own time, as their renderer does and as is
+            the default; ``"now"`` from where they are.
 
     Raises:
         FormatError: the file is damaged, or a tensor is missing or of the wrong shape.
@@ -67,15 +80,16 @@ def load(run: Run, *, time_duration: tuple[float, float] | None = None, flipped:
         time_span=end - start,
         rot_4d=state[_ROT_4D],
         flipped=flipped,
+        seen_at=_choice(run, "seen_at", seen_at, ("rest", "now")),
         prefilter_var=float(run.config.number("prefilter_var", -1.0)),
     )
+    usual = FOOTPRINTS if (start, end) != _SECONDS else FOOTPRINTS[::-1]
     more: dict[str, Any] = {"time_duration": [start, end], "active_degrees": [state[0], state[_DEGREE_T]]}
-    # on N3V their renderer draws every footprint with a field of view of -1 rad; nothing here reproduces that
     more |= {"extent": float(state[12]) if isinstance(state[12], int | float) else 1.0}
     return Expert(
         prior,
         params,
-        options=RasterOptions(near=common.STOCK_NEAR),
+        options=RasterOptions(near=common.STOCK_NEAR, footprint=_choice(run, "footprint", footprint, usual)),
         background=common.background(run.config, default=False),
         meta=common.meta(PROJECT, run, **more) | {"iteration": iteration},
     )
@@ -109,7 +123,8 @@ def _params(path: Path, state: tuple[Any, ...]) -> Params:
     if state[_ROT_4D]:
         params["gaussian.quats_right"] = expect(path, f"entry {_RIGHT} (rotation_r)", state[_RIGHT], n, 4)
     if isinstance(state[_ENV_MAP], Tensor) and state[_ENV_MAP].numel():
-        params["original.env_map"] = finite(path, f"entry {_ENV_MAP} (env_map)", state[_ENV_MAP])
+        picture = expect(path, f"entry {_ENV_MAP} (env_map)", state[_ENV_MAP], 3, None, None)
+        params[ENVIRONMENT] = finite(path, f"entry {_ENV_MAP} (env_map)", picture)
     return params
 
 
@@ -124,6 +139,11 @@ def _degrees(path: Path, state: tuple[Any, ...]) -> tuple[int, int]:
     if (degree + 1) ** 2 > channels:
         raise FormatError(f"{path}: entry 0: degree {degree} needs {(degree + 1) ** 2} coefficients, found {channels}.")
     return degree, min(state[_DEGREE_T], 2) if degree == 3 and channels == 48 else 0
+
+
+def _choice(run: Run, option: str, given: str | None, choices: tuple[str, ...]) -> str:
+    """An option, or what :func:`export` has noted, or the first choice."""
+    return common.one_of(option, given if given is not None else run.config.values.get(option, choices[0]), choices)
 
 
 def _duration(run: Run, times: Tensor, given: tuple[float, float] | None) -> tuple[float, float]:
@@ -142,7 +162,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
     """Write an expert with prior ``reformulation`` as 4d-gaussian-splatting would: ``chkpntN.pth`` and ``cfg_args``.
 
     Tensors of an import come back bit for bit; the optimiser's state is not kept. ``cfg_args`` also gets
-    ``time_duration``, which :func:`load` reads and the original does not.
+    ``time_duration``, ``footprint`` and ``seen_at``, which :func:`load` reads and the original does not.
 
     Returns:
         The checkpoint.
@@ -159,6 +179,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
     common.save_torch((_tuple(expert, prior, params), iteration), path)
     duration = [prior.time_start, prior.time_start + span]
     flags = {"prefilter_var": prior.prefilter_var, "time_duration": duration}
+    flags |= {"footprint": expert.options.footprint, "seen_at": prior.seen_at}
     common.write_config(expert, folder, white_background=expert.background == common.WHITE, **flags)
     return path
 
@@ -189,7 +210,7 @@ def _tuple(expert: Expert, prior: Reformulation, params: Params) -> tuple[Any, .
         learned(column["log_time_scales"]),
         learned(right),
         prior.rot_4d,
-        params.get("original.env_map", torch.empty(0)),
+        params.get(ENVIRONMENT, torch.empty(0)),
         degrees[1],
     )
 

@@ -19,6 +19,7 @@ from moegs.gaussians.vertices import read_vertices
 from moegs.interop import ed3dgs, ex4dgs, four_d_gaussians, spacetime
 from moegs.interop._canonical import ROUTER_NAMES, WHITE
 from moegs.interop._cfg_args import Config
+from moegs.interop._chunks import join_chunks
 from moegs.interop._detect import stage2_root
 from moegs.interop._files import Run, config_in, find_run
 from moegs.interop._tensors import expect, load_state
@@ -31,7 +32,7 @@ _READERS: dict[str, Callable[..., Expert]] = {
     "STG": spacetime.load,
     "4DGaussians": four_d_gaussians.load,
 }  # in the order in which the authors stack them, which is that of the softmax
-_HALVES = {"0to149": (0, 2), "150to299": (1, 2)}
+_HALVES = ("0to149", "150to299")  # SpacetimeGaussians on N3V: two models, of which the frame number chooses one
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class ImportedMixture:
             splatted vector at time t is ``(w_b_0, w_b_1, t f_t)``. Rows are in the order of the expert's Gaussians.
         mlp: ``mlp1`` [6, 8], ``mlp2`` [3, 6] and ``mlp3`` [1, 3] of the pixel network, all without bias; its input is
             (view, time, ray origin, ray direction) and its output is added to the base weight.
-        spans: per expert the part (start, end) of the clip that it covers; SpacetimeGaussians comes as two halves.
         temperature: of the softmax in the authors' training; their test renders use 1.
         background: what their weight maps are splatted over.
         meta: provenance, JSON-ready.
@@ -55,7 +55,6 @@ class ImportedMixture:
     experts: tuple[Expert, ...]
     weights: tuple[Float[Tensor, "n 3"], ...]
     mlp: dict[str, Tensor]
-    spans: tuple[tuple[float, float], ...]
     temperature: float = 0.01
     background: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
@@ -90,43 +89,39 @@ def load(path: str | Path, *, iteration: int | None = None, **options: Any) -> I
         known = ", ".join(["iteration", *(name.replace("-", "") for name in _READERS)])
         raise ConfigError(f"option {unknown[0]!r} is not known for {PROJECT}; it knows {known}.")
     config = config_in(root)
-    found = [part for name in _READERS for part in _parts(root, name, iteration, config)]
+    found = [(name, _runs(root / name, iteration, config)) for name in _READERS if (root / name).is_dir()]
     if len(found) < 2:
         raise FormatError(f"{root}: expected folders of two or more of {', '.join(_READERS)}, got {len(found)}.")
-    mlp_from = next((run for _, run, _ in found if run.has("point_cloud.pt")), None)
+    mlp_from = next((run for _, runs in found for run in runs if run.has("point_cloud.pt")), None)
     if mlp_from is None:
         raise FormatError(f"{root}: point_cloud.pt with the pixel network is in none of the experts' folders.")
-    experts = tuple(_expert(name, run, options) for name, run, _ in found)
-    spans = tuple((index / count, (index + 1) / count) for _, _, (index, count) in found)
     return ImportedMixture(
-        names=tuple(name for name, _, _ in found),
-        experts=experts,
-        weights=tuple(_weights(run) for _, run, _ in found),
+        names=tuple(name for name, _ in found),
+        experts=tuple(_expert(name, runs, options) for name, runs in found),
+        weights=tuple(torch.cat([_weights(run) for run in runs]) for _, runs in found),
         mlp=_mlp(mlp_from),
-        spans=spans,
         temperature=float(config.number("temperature", 0.01)),
-        meta={"source": PROJECT, "iteration": found[0][1].iteration},
+        meta={"source": PROJECT, "iteration": found[0][1][0].iteration},
     )
 
 
-def _parts(root: Path, name: str, iteration: int | None, config: Config) -> list[tuple[str, Run, tuple[int, int]]]:
-    folder = root / name
-    if not folder.is_dir():
-        return []
-    halves = {half: part for half, part in _HALVES.items() if (folder / half).is_dir()}
-    if not halves:
-        return [(name, find_run(folder, iteration).with_config(config), (0, 1))]
-    return [(f"{name}/{h}", find_run(folder / h, iteration).with_config(config), part) for h, part in halves.items()]
+def _runs(folder: Path, iteration: int | None, config: Config) -> list[Run]:
+    """The run of an expert, or those of its halves in order."""
+    halves = [folder / half for half in _HALVES]
+    if not any(half.is_dir() for half in halves):
+        return [find_run(folder, iteration).with_config(config)]
+    if missing := [half for half in halves if not half.is_dir()]:
+        raise FormatError(f"{missing[0]}: no such folder; an expert that comes in halves needs both.")
+    return [find_run(half, iteration).with_config(config) for half in halves]
 
 
-def _expert(name: str, run: Run, options: dict[str, Any]) -> Expert:
-    project, _, half = name.partition("/")
-    own = dict(options.get(project.replace("-", ""), {}))
-    if half:
-        own.setdefault("chunk", _HALVES[half])
-    if project == "STG":
-        return _stg(run, own)
-    return _READERS[project](run, router=True, **own)
+def _expert(name: str, runs: list[Run], options: dict[str, Any]) -> Expert:
+    own = dict(options.get(name.replace("-", ""), {}))
+    if name == "STG" and len(runs) > 1:
+        return join_chunks([_stg(run, own | {"chunk": (i, len(runs))}) for i, run in enumerate(runs)])
+    if len(runs) > 1:
+        raise FormatError(f"{runs[0].root.parent}: only STG comes in halves, not {name}.")
+    return _stg(runs[0], own) if name == "STG" else _READERS[name](runs[0], router=True, **own)
 
 
 def _stg(run: Run, own: dict[str, Any]) -> Expert:

@@ -13,6 +13,7 @@ from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.container import Gaussians
 from moegs.render import backends
 from moegs.render.camera import Camera
+from moegs.render.seen import as_seen
 from moegs.render.types import TILE, RasterInputs, RasterOptions
 
 
@@ -89,9 +90,10 @@ def rasterize(
     """
     _check(gaussians, features, groups, probe)
     all_options = _options_per_group(options, groups)
+    camera = camera.to(gaussians.means.device).to(gaussians.means.dtype)
     inputs = RasterInputs(
-        gaussians=gaussians,
-        camera=camera.to(gaussians.means.device).to(gaussians.means.dtype),
+        gaussians=as_seen(gaussians, camera, all_options, groups),
+        camera=camera,
         options=all_options,
         background=_background(background, len(all_options), gaussians.means),
         features=features,
@@ -155,7 +157,7 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
         raise ShapeError(f"probe: expected [{n}, 2], got {list(probe.shape)}.")
     if groups is not None and (tuple(groups.shape) != (n,) or groups.is_floating_point()):
         raise ShapeError(f"groups: expected {n} integers, got {groups.dtype} of shape {list(groups.shape)}.")
-    given = {f"gaussians.{k}": getattr(gaussians, k) for k in ("opacities", "sh", "quats", "scales", "covars")}
+    given = {f"gaussians.{k}": getattr(gaussians, k) for k in ("opacities", "sh", "quats", "scales", "covars", "anchors")}
     for name, value in (given | {"features": features, "probe": probe}).items():
         if value is not None and (value.device, value.dtype) != (gaussians.means.device, gaussians.means.dtype):
             raise ShapeError(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from moegs.errors import ConfigError
 from moegs.gaussians.container import Gaussians
 from moegs.render.camera import Camera
 
 ALPHA_MAX = 0.999  # one Gaussian never hides what is behind it entirely
 ALPHA_MIN = 1.0 / 255.0  # fainter contributions are skipped
+FOOTPRINTS = ("camera", "4dgs")
 TILE = 16  # pixels along the side of a tile
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before its transmittance would fall to this
 
@@ -25,12 +27,22 @@ class RasterOptions:
         compensate: scale opacity by ``sqrt(det / det_filtered)`` so that the filter does not brighten small Gaussians.
         near: overrides the camera's near plane (world units) when given.
         far: overrides the camera's far plane when given.
+        footprint: ``"camera"`` for ellipses as this camera sees them; ``"4dgs"`` for those of 4DGS where it knows cameras by
+            focal lengths, as on Neural 3D Video: it takes a field of view of -1 rad for all. Places are right either way.
+
+    Raises:
+        ConfigError: there is no such footprint.
     """
 
     eps2d: float = 0.3
     compensate: bool = False
     near: float | None = None
     far: float | None = None
+    footprint: str = FOOTPRINTS[0]
+
+    def __post_init__(self) -> None:
+        if self.footprint not in FOOTPRINTS:
+            raise ConfigError(f"footprint: expected {' or '.join(FOOTPRINTS)}, got {self.footprint!r}.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moegs._expert_file import ENVIRONMENT
 from moegs.data import View
 from moegs.deform.fused import Fused, merge
 from moegs.errors import ConfigError, DataError
@@ -128,7 +129,7 @@ def fuse(
 
 
 def check_plain(experts: dict[str, Expert]) -> None:
-    """Refuse experts with a colour decoder, which cannot be part of one merged scene.
+    """Refuse experts with a colour decoder or an environment, which cannot be part of one merged scene.
 
     Raises:
         ConfigError: names the expert.
@@ -139,6 +140,8 @@ def check_plain(experts: dict[str, Expert]) -> None:
                 f"expert {name!r} decodes its colours per pixel ({expert.decoder}), so its Gaussians have none "
                 "of their own; leave it out of the mixture or train it with plain colours."
             )
+        if ENVIRONMENT in expert.params:
+            raise ConfigError(f"expert {name!r} has an environment behind its Gaussians; leave it out of the mixture.")
 
 
 def with_factor(params: Params, field: str, values: Float[Tensor, "n"]) -> Params:

@@ -25,6 +25,7 @@ from moegs.gaussians.container import Gaussians, concatenate
 from moegs.io import atomic_write, sha256, sync_folder, write_json
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
+from moegs.render.seen import with_colors
 from moegs.route.blend import blend
 from moegs.route.routers import VolumePixelRouter, group_tags, router_from_config
 
@@ -87,7 +88,8 @@ def render_experts(
     ``features`` are further per-Gaussian channels for the concatenated experts, ``now`` the experts' Gaussians at t if
     they are known already, ``tiles`` the tiles to draw of each expert. Colour decoders are applied.
     """
-    now = [e.at(t) for e in experts] if now is None else now
+    # colours before they are joined: what one expert's need is not done to the others'
+    now = [with_colors(g, camera) for g in ([e.at(t) for e in experts] if now is None else now)]
     own = max((g.features.shape[1] for g in now if g.features is not None), default=0)
     merged = concatenate([replace(g, features=_padded(g, own)) for g in now])
     extra = [f for f in (features, merged.features) if f is not None]
@@ -111,10 +113,9 @@ def _padded(gaussians: Gaussians, channels: int) -> Tensor | None:
 def _decoded(experts: Sequence[Expert], render: Render, camera: Camera, n_extra: int) -> Render:
     """Give each expert its own splatted features to decode, and keep the caller's."""
     own = None if render.features is None else render.features[..., n_extra:]
-    colors = [
-        finish(e, replace(render, color=render.color[k], features=None if own is None else own[k]), camera).color
-        for k, e in enumerate(experts)
-    ]
+    each = zip(render.color, render.alpha, [None] * len(experts) if own is None else own, strict=True)
+    alone = [replace(render, color=color, alpha=alpha, features=features) for color, alpha, features in each]
+    colors = [finish(e, r, camera).color for e, r in zip(experts, alone, strict=True)]
     extra = None if n_extra == 0 or render.features is None else render.features[..., :n_extra]
     return replace(render, color=torch.stack(colors), features=extra)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -15,12 +17,15 @@ from hypothesis import strategies as st
 from moegs import interop
 from moegs.deform.polynomial import Polynomial
 from moegs.errors import ConfigError, FormatError, MoegsError
-from moegs.expert import Expert
+from moegs.expert import Expert, render_expert
 from moegs.gaussians.vertices import read_vertices, write_vertices
 from moegs.interop import _detect
+from moegs.interop._chunks import join_chunks
 from moegs.interop._files import find_run
+from moegs.route import load_mixture, render_mixture, save_mixture
 from tests.interop.models import ORIGINALS, expert, run_of
 from tests.interop.support import assert_same_tensors, case
+from tests.render.scenes import camera
 
 
 @pytest.fixture(params=ORIGINALS)
@@ -203,6 +208,34 @@ def test_too_few_keyframes(tmp_path: Path) -> None:
         interop.load(run_of("ex4dgs", tmp_path), n_frames=300)
 
 
+def test_4dgs_is_drawn_as_by_its_authors_unless_asked_otherwise(tmp_path: Path) -> None:
+    root = run_of("4dgs", tmp_path / "run")
+    (root / "cfg_args").unlink()
+    n3v, lego = interop.load(root, time_duration=(0.0, 10.0)), interop.load(root, time_duration=(0.0, 1.0))
+    assert (n3v.options.footprint, lego.options.footprint) == ("4dgs", "camera")
+    for found in (n3v, lego):
+        now = found.at(0.3)
+        assert found.prior.seen_at == "rest" and torch.equal(now.anchors, found.params["gaussian.means"])
+    plain = interop.load(root, footprint="camera", seen_at="now")
+    assert plain.options.footprint == "camera" and plain.at(0.3).anchors is None
+    interop.export(plain, tmp_path / "again")
+    assert interop.load(tmp_path / "again") == replace(plain, params=ANY, meta=ANY)
+    for option in ("footprint", "seen_at"):
+        with pytest.raises(ConfigError, match=f"'{option}': expected"):
+            interop.load(root, **{option: "round"})
+
+
+def test_the_environment_of_4dgs_is_drawn_and_written_back(tmp_path: Path) -> None:
+    root = run_of("4dgs", tmp_path / "run")
+    whole = interop.load(root)
+    picture = torch.rand(3, 6, 12, generator=torch.Generator().manual_seed(0))
+    there = replace(whole, params=whole.params | {"environment.picture": picture})
+    interop.export(there, tmp_path / "out")
+    again = interop.load(tmp_path / "out")
+    assert_same_tensors(again.params, there.params)
+    assert not torch.equal(render_expert(again, camera(), 0.2).color, render_expert(whole, camera(), 0.2).color)
+
+
 def test_4dgs_spans_are_taken_from_options_config_or_the_times(tmp_path: Path) -> None:
     root = run_of("4dgs", tmp_path, n=20)
     assert interop.load(root, time_duration=(0, 2)).prior.time_span == 2.0
@@ -245,7 +278,7 @@ def with_router(path: Path, prefix: str = "") -> torch.Tensor:
 
 
 def test_mixtures_of_halves(tmp_path: Path) -> None:
-    halves = {"0to149": (0.0, 0.5), "150to299": (0.5, 1.0)}
+    halves = ("0to149", "150to299")
     weights = [with_router(iteration_of(run_of("e-d3dgs", tmp_path / "E-D3DGS")) / "point_cloud.ply")]
     for i, half in enumerate(halves):
         root = run_of("spacetime", tmp_path / "STG" / half)
@@ -255,12 +288,49 @@ def test_mixtures_of_halves(tmp_path: Path) -> None:
     place = iteration_of(tmp_path / "E-D3DGS") / "point_cloud.pt"
     torch.save({name: torch.randn(shape) for name, shape in mlp.items()}, place)
     mixture = interop.load(tmp_path)
-    assert mixture.names == ("E-D3DGS", "STG/0to149", "STG/150to299")
-    assert mixture.spans == ((0.0, 1.0), *halves.values())
-    assert all(torch.equal(a, b) for a, b in zip(mixture.weights, weights, strict=True))
-    late = expert(Polynomial(sh_degree=3), seed=1).at(0.5)
-    torch.testing.assert_close(mixture.experts[2].at(0.75).means, late.means, rtol=0, atol=1e-5)
-    assert mixture.experts[2].options.compensate
+    assert mixture.names == ("E-D3DGS", "STG")
+    assert torch.equal(mixture.weights[0], weights[0]) and torch.equal(mixture.weights[1], torch.cat(weights[1:]))
+    joined = mixture.experts[1]
+    early, late = (expert(Polynomial(sh_degree=3), seed=i) for i in (0, 1))
+    n = len(early)
+    for t, half, rows, others in ((0.25, early, slice(n), slice(n, None)), (0.75, late, slice(n, None), slice(n))):
+        now, alone = joined.at(t), half.at(0.5)
+        torch.testing.assert_close(now.means[rows], alone.means, rtol=0, atol=1e-5)
+        torch.testing.assert_close(now.opacities[rows], alone.opacities, rtol=0, atol=1e-5)
+        assert not now.opacities[others].any()
+    # the middle frame is the first of the second half: frame < 150 chooses the first
+    assert not joined.at(0.5).opacities[:n].any() and joined.at(1.0).opacities[n:].any()
+    assert joined.options.compensate
+    ours = interop.to_mixture(mixture)
+    save_mixture(ours, tmp_path / "ours")
+    opened = load_mixture(tmp_path / "ours")
+    for t in (0.2, 0.8):
+        assert torch.equal(render_mixture(opened, camera(), t).color, render_mixture(ours, camera(), t).color)
+
+
+def test_joined_halves_come_apart_again(tmp_path: Path) -> None:
+    halves = []
+    for i in range(2):
+        interop.export(expert(Polynomial(sh_degree=0), seed=i), tmp_path / f"half{i}")
+        halves.append(interop.load(tmp_path / f"half{i}", chunk=(i, 2)))
+    whole = join_chunks(halves[::-1])
+    assert interop.export(whole, tmp_path / "out") == tmp_path / "out"
+    for i, half in enumerate(halves):
+        again = interop.load(tmp_path / "out" / f"{i}of2", chunk=(i, 2))
+        for name, value in half.params.items():
+            torch.testing.assert_close(again.params[name], value, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ConfigError, match="the 2 parts of one clip"):
+        join_chunks([halves[0], halves[0]])
+    with pytest.raises(ConfigError, match="equal settings"):
+        join_chunks([halves[0], replace(halves[1], background=(1.0, 1.0, 1.0))])
+
+
+def test_a_lone_half_is_named(tmp_path: Path) -> None:
+    checkpoint, _ = case("moegs-official/n3v_E3_n64")
+    copy = shutil.copytree(checkpoint, tmp_path / "mixture")
+    interop.export(expert(Polynomial(sh_degree=3)), run_of("spacetime", copy / "STG" / "0to149"))
+    with pytest.raises(FormatError, match="150to299: no such folder"):
+        interop.load(copy)
 
 
 @pytest.mark.parametrize("lost", ["4DGaussians", "Ex4DGS/point_cloud/iteration_5000/point_cloud.pt"])
