@@ -16,7 +16,7 @@ from .train import key_value
     short_help="Turn a checkpoint of an original project into an expert.",
     epilog="\b\nExamples:\n"
     "  moegs import 4DGaussians/output/sear_steak --out expert.safetensors\n"
-    "  moegs import SpacetimeGaussians/log/flame_salmon --out salmon.safetensors --format spacetime -o start=0",
+    "  moegs import SpacetimeGaussians/log/salmon_50 --out salmon.safetensors --format spacetime -o 'chunk=[1,6]'",
 )
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Expert's file, or folder for a mixture.")

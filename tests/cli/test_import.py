@@ -5,7 +5,10 @@ import json
 import torch
 
 from moegs import interop
+from moegs.expert import load_expert
 from moegs.render.camera import Camera, rays
+from moegs_cli.importing import import_
+from tests.interop.models import run_of
 from tests.support import shared
 
 STAGE2 = "golden/moegs-official"
@@ -31,6 +34,14 @@ def test_its_logits_are_the_authors():
     ours = router.logits(maps, torch.zeros(len(maps), 6, 8, 3), alphas, camera, 0.3)
     theirs = [imported.pixel_weight(m.permute(2, 0, 1), rays(camera).permute(2, 0, 1)) for m in maps]
     torch.testing.assert_close(ours, torch.stack(theirs))
+
+
+def test_options_of_the_examples_are_known(cli, tmp_path):
+    run = run_of("spacetime", tmp_path / "run")
+    words = next(line for line in import_.epilog.splitlines() if "-o " in line).split()
+    example = words[words.index("-o") + 1].strip("'")
+    cli("import", run, "--out", tmp_path / "x.safetensors", "--format", "spacetime", "-o", example)
+    assert load_expert(tmp_path / "x.safetensors").meta["chunk"] == [1, 6]
 
 
 def test_unknown_formats_and_options_are_named(cli, tmp_path):
