@@ -37,7 +37,8 @@ class RefineConfig:
 
     Attributes:
         steps: optimisation steps, one view each.
-        expert_rate: factor on the experts' learning rates, as they are late in their schedules.
+        expert_rate: factor on the experts' learning rates as they are late in their schedules: large enough to give up
+            what another expert draws better.
         router_rate: factor on the router's rates (:class:`moegs.train.RouteConfig`).
         decay: all rates fall log-linearly to this fraction of themselves.
         lambda_dssim: share of the structural term in the loss.
@@ -46,7 +47,7 @@ class RefineConfig:
     """
 
     steps: int = 600
-    expert_rate: float = 0.5
+    expert_rate: float = 2.0
     router_rate: float = 0.2
     decay: float = 0.05
     lambda_dssim: float = 0.2
