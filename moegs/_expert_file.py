@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moegs.deform import prior as priors
+from moegs.deform.polynomial import LIVES
 from moegs.errors import FormatError, MoegsError
 from moegs.gaussians.params import Params, population_of, populations
 from moegs.render.types import FOOTPRINTS, RasterOptions
@@ -19,7 +20,7 @@ DECODERS["clamp"] = DECODERS["sigmoid"]
 ENVIRONMENT = "environment.picture"
 FEATURES = 9  # channels that a decoder reads
 _SHAPES: dict[str, tuple[int | None, ...]] = {
-    "means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh_dc": (1, 3), "sh_rest": (None, 3),
+    "means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh_dc": (1, 3), "sh_rest": (None, 3), "lives": (2,),
 }  # fmt: skip
 _TRIED = 3  # Gaussians of each population; one would hide some wrong shapes, because it broadcasts
 _ADVICE = "the file was damaged or changed: make it again"
@@ -61,9 +62,17 @@ def check_params(path: Path, prior: priors.Prior, params: Params, decoder: str |
             found = list(params[name].shape) if name in params else "nothing"
             wanted = f"expected {list(shape)} for the decoder"
             raise FormatError(f"{path}: tensor {name!r}: {wanted}, got {found}; {_ADVICE}.")
+    if LIVES in params:
+        _check_lives(path, params[LIVES])
     if ENVIRONMENT in params:
         _check_environment(path, params[ENVIRONMENT])
     _try(path, prior, params, decoder)
+
+
+def _check_lives(path: Path, lives: Tensor) -> None:
+    start, end = lives.unbind(-1)
+    if not bool(((start >= 0) & (start < end) & (end <= 1)).all()):  # what is not a number is neither
+        raise FormatError(f"{path}: tensor {LIVES!r}: expected 0 <= start < end <= 1 in every row; {_ADVICE}.")
 
 
 def _check_environment(path: Path, picture: Tensor) -> None:

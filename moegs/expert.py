@@ -33,13 +33,12 @@ class Expert:
 
     Attributes:
         prior: the motion prior and its hyper-parameters.
-        params: raw tensors.
+        params: raw tensors. ``environment.picture`` [3, h, w] is drawn behind everything, over a black background, see
+            :func:`moegs.render.environment.environment`.
         options: how its Gaussians become pixels.
         background: colour behind everything, RGB in [0, 1].
         decoder: ``"sigmoid"`` or ``"clamp"`` when splatted features pass through the small colour network of
             SpacetimeGaussians' full model (tensors ``decoder.w1`` [6, 12], ``decoder.w2`` [3, 6]); None for plain colours.
-            A tensor ``environment.picture`` [3, h, w] is drawn behind everything, see
-            :func:`moegs.render.environment.environment`.
         meta: provenance and scene normalisation, JSON-ready.
     """
 

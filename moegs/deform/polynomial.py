@@ -155,12 +155,13 @@ class Polynomial(Prior):
 
     def jittered(self, params: Params, generator: torch.Generator | None = None) -> Params:
         centers = need(params, "gaussian.centers")
+        start, end = params[LIVES].unbind(-1) if LIVES in params else (0.0, 1.0)
         if self.respawn == "uniform":
-            return params | {"gaussian.centers": _uniform(centers, generator)}
+            return params | {"gaussian.centers": start + (end - start) * _uniform(centers, generator)}
         if self.respawn == "recentre":
             spread = 0.5 * need(params, "gaussian.log_widths").clamp(-WIDEST, 0.0).exp()
             noise = torch.randn(centers.shape, generator=generator, device=centers.device, dtype=centers.dtype)
-            return recentred(params, (centers + spread * noise).clamp(0.0, 1.0))
+            return recentred(params, (centers + spread * noise).clamp(start, end))
         return params
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, moegs_stage2, spacetime
+from moegs.interop._chunks import chunk_folders, join_chunks
 from moegs.interop._files import config_in, find_run
 from moegs.interop._mixture import to_mixture
 from moegs.interop._sequence import export_ply_sequence
@@ -55,7 +56,8 @@ def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | Imp
         options: ``iteration`` chooses one that was saved (the last by default; coarse stages are never taken). The rest
             is what the files do not hold, by project; see :func:`options_of` and the ``load`` of each module.
 
-    A single expert of a stage-2 mixture is read without its router weights.
+    A single expert of a stage-2 mixture is read without its router weights. Lite models of SpacetimeGaussians for successive
+    parts of a clip, in folders ``0of6`` to ``5of6``, come as one expert.
 
     Returns:
         An expert whose ``at(t)`` takes t in [0, 1] over the clip; for stage 2 of MoE-GS an :class:`ImportedMixture`.
@@ -68,6 +70,9 @@ def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | Imp
         raise ConfigError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}.")
     if format == STAGE2 or (format == "auto" and _detect.is_stage2(path)):
         return load_mixture(path, **options)
+    if folders := chunk_folders(Path(path)):
+        each = [{"chunk": (i, len(folders))} | options for i in range(len(folders))]
+        return join_chunks([load(f, "spacetime", **more) for f, more in zip(folders, each, strict=True)])  # type: ignore[misc]
     run = find_run(path, options.pop("iteration", None))
     name = _detect.detect(run) if format == "auto" else format
     _check_options(name, options)

@@ -19,7 +19,8 @@ def export_ply_sequence(expert: Expert, folder: str | Path, times: Sequence[floa
     """Write ``frame_00000.ply``, ``frame_00001.ply``… into a folder, one for each time.
 
     Features that need a decoder are replaced by their base colour (its first three channels), because the rest of the
-    decoder depends on the pixel; such frames show SpacetimeGaussians' full models without their view-dependent part.
+    decoder depends on the pixel; such frames show SpacetimeGaussians' full models without their view-dependent part. What
+    depends on the camera stays behind too: 4DGS' footprints, where it looks colours up, and its environment.
 
     Args:
         expert: any expert.

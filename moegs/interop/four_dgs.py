@@ -80,17 +80,17 @@ def load(
         time_span=end - start,
         rot_4d=state[_ROT_4D],
         flipped=flipped,
-        seen_at=_choice(run, "seen_at", seen_at, ("rest", "now")),
+        seen_at=_choice(run, "seen_at", seen_at, "rest", ("rest", "now")),
         prefilter_var=float(run.config.number("prefilter_var", -1.0)),
     )
-    usual = FOOTPRINTS if (start, end) != _SECONDS else FOOTPRINTS[::-1]
+    usual = "4dgs" if (start, end) == _SECONDS else "camera"
     more: dict[str, Any] = {"time_duration": [start, end], "active_degrees": [state[0], state[_DEGREE_T]]}
     more |= {"extent": float(state[12]) if isinstance(state[12], int | float) else 1.0}
     return Expert(
         prior,
         params,
-        options=RasterOptions(near=common.STOCK_NEAR, footprint=_choice(run, "footprint", footprint, usual)),
-        background=common.background(run.config, default=False),
+        options=RasterOptions(near=common.STOCK_NEAR, footprint=_choice(run, "footprint", footprint, usual, FOOTPRINTS)),
+        background=common.BLACK if ENVIRONMENT in params else common.background(run.config, default=False),
         meta=common.meta(PROJECT, run, **more) | {"iteration": iteration},
     )
 
@@ -141,9 +141,9 @@ def _degrees(path: Path, state: tuple[Any, ...]) -> tuple[int, int]:
     return degree, min(state[_DEGREE_T], 2) if degree == 3 and channels == 48 else 0
 
 
-def _choice(run: Run, option: str, given: str | None, choices: tuple[str, ...]) -> str:
-    """An option, or what :func:`export` has noted, or the first choice."""
-    return common.one_of(option, given if given is not None else run.config.values.get(option, choices[0]), choices)
+def _choice(run: Run, option: str, given: str | None, usual: str, choices: tuple[str, ...]) -> str:
+    """An option, or what :func:`export` has noted, or what is usual."""
+    return common.one_of(option, given if given is not None else run.config.values.get(option, usual), choices)
 
 
 def _duration(run: Run, times: Tensor, given: tuple[float, float] | None) -> tuple[float, float]:

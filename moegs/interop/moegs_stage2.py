@@ -112,16 +112,26 @@ def _runs(folder: Path, iteration: int | None, config: Config) -> list[Run]:
         return [find_run(folder, iteration).with_config(config)]
     if missing := [half for half in halves if not half.is_dir()]:
         raise FormatError(f"{missing[0]}: no such folder; an expert that comes in halves needs both.")
-    return [find_run(half, iteration).with_config(config) for half in halves]
+    runs = [find_run(half, iteration).with_config(config) for half in halves]
+    if len({run.iteration for run in runs}) > 1:
+        found = " and ".join(str(run.iteration) for run in runs)
+        raise FormatError(f"{folder}: its halves are of iterations {found}; choose one that both have with 'iteration'.")
+    return runs
 
 
 def _expert(name: str, runs: list[Run], options: dict[str, Any]) -> Expert:
     own = dict(options.get(name.replace("-", ""), {}))
-    if name == "STG" and len(runs) > 1:
-        return join_chunks([_stg(run, own | {"chunk": (i, len(runs))}) for i, run in enumerate(runs)])
-    if len(runs) > 1:
+    if len(runs) == 1:
+        return _stg(runs[0], own) if name == "STG" else _READERS[name](runs[0], router=True, **own)
+    if name != "STG":
         raise FormatError(f"{runs[0].root.parent}: only STG comes in halves, not {name}.")
-    return _stg(runs[0], own) if name == "STG" else _READERS[name](runs[0], router=True, **own)
+    if "chunk" in own:
+        raise ConfigError("option 'chunk' of STG: its two halves say themselves what they cover; leave it out.")
+    parts = [_stg(run, own | {"chunk": (i, len(runs))}) for i, run in enumerate(runs)]
+    try:
+        return join_chunks(parts)
+    except ConfigError as error:
+        raise FormatError(f"{runs[0].root.parent}: {error}") from None
 
 
 def _stg(run: Run, own: dict[str, Any]) -> Expert:

@@ -22,7 +22,7 @@ from moegs.gaussians.params import Params
 from moegs.gaussians.ply import columns_of, numbered, read_rest, rest_columns, rest_count, stack
 from moegs.gaussians.vertices import expect_names, write_vertices
 from moegs.interop import _canonical as common
-from moegs.interop._chunks import split_chunks
+from moegs.interop._chunks import chunk_folder, split_chunks
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, load_state
 from moegs.render.types import RasterOptions
@@ -181,20 +181,21 @@ def export(expert: Expert, folder: str | Path) -> Path:
     higher degree become what stage 2 of MoE-GS makes of this project (``f_rest`` columns), which the original does not
     read.
 
-    An expert that was joined from models of parts of the clip becomes as many runs again, in folders ``0of2``, ``1of2``, …
+    An expert that was joined from models of parts of the clip becomes as many runs again, in folders ``0of2``, ``1of2``, …,
+    which :func:`moegs.interop.load` joins again.
 
     Returns:
         The iteration's folder, or that of the runs.
 
     Raises:
-        ConfigError: the expert has another prior.
+        ConfigError: the expert has another prior, or was joined and a part has no Gaussians left.
     """
     folder = Path(folder)
     common.expect_prior(expert, Polynomial, PROJECT)
     parts = split_chunks(expert)
     if len(parts) > 1:
         for i, part in enumerate(parts):
-            export(part, folder / f"{i}of{len(parts)}")
+            export(part, folder / chunk_folder(i, len(parts)))
         return folder
     params = _on_chunk(expert.params, Chunk(*expert.meta.get("chunk", (0, 1))))
     kind = _kind_of(expert)

@@ -69,17 +69,28 @@ def _import_kernels(inputs: RasterInputs):
 
 
 def _project(kernels, inputs: RasterInputs) -> _Packed:
-    """Project, once for every distinct set of raster options and every way in which shapes are given."""
+    """Project, once for every distinct set of raster options and every way in which shapes are given.
+
+    Only sets that have Gaussians: the kernels divide by their number.
+    """
     gaussians = inputs.gaussians
     kinds = (False, True) if gaussians.by_covar is not None else (gaussians.covars is not None,)
     parts = []
     for options in dict.fromkeys(inputs.options):
         for by_covar in kinds:
             chosen = torch.nonzero(_with_options(inputs, options) & _of_kind(gaussians, by_covar)).squeeze(1)
-            parts.append(_project_some(kernels, inputs, chosen, options, by_covar))
+            if len(chosen):
+                parts.append(_project_some(kernels, inputs, chosen, options, by_covar))
+    if not parts:
+        return _nobody(gaussians.means)
     if len(parts) == 1:
         return parts[0]
     return _Packed(*(torch.cat([getattr(p, f) for p in parts]) for f in _Packed.__dataclass_fields__))
+
+
+def _nobody(like: Tensor) -> _Packed:
+    whole = torch.zeros(0, dtype=torch.int64, device=like.device)
+    return _Packed(whole, whole.new_zeros(0, 2).int(), like[:, :2], like[:, 2], like, like[:, 0])
 
 
 def _with_options(inputs: RasterInputs, options: RasterOptions) -> Tensor:

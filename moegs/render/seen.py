@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from moegs.gaussians import harmonics
@@ -51,19 +51,16 @@ def _flattened(gaussians: Gaussians, camera: Camera, rows: Tensor) -> Gaussians:
     matrix that has no third row and is the same for all Gaussians.
     """
     rotation, K = camera.viewmat[:3, :3].to(gaussians.means), camera.K.to(gaussians.means)
+    whole = bool(rows.all())
     across = camera.width / (2 * _HALF) / K[0, 0], camera.height / (2 * _HALF) / K[1, 1]
     zero = K.new_zeros(())
     bend = torch.stack([across[0], zero, -_SLOPE * across[0], zero, across[1], -_SLOPE * across[1], zero, zero, zero])
     change = rotation.T @ bend.unflatten(0, (3, 3)) @ rotation
-    flat = change @ covariances(gaussians) @ change.T
-    if bool(rows.all()):
+    flat = change @ covariances(gaussians if whole else gaussians[rows]) @ change.T
+    if whole:
         return replace(gaussians, quats=None, scales=None, covars=flat, by_covar=None)
-    return replace(gaussians, **_mixed(gaussians, flat, rows))
-
-
-def _mixed(gaussians: Gaussians, covars: Float[Tensor, "n 3 3"], rows: Tensor) -> dict[str, Tensor]:
+    own = gaussians.means.new_zeros(len(gaussians), 3, 3) if gaussians.covars is None else gaussians.covars
+    covars = own.index_put((rows,), flat)
     if gaussians.quats is None:
-        return {"covars": torch.where(rows[:, None, None], covars, covariances(gaussians))}
-    own = gaussians.covars if gaussians.covars is not None else torch.zeros_like(covars)
-    before = gaussians.by_covar if gaussians.by_covar is not None else torch.zeros_like(rows)
-    return {"covars": torch.where(rows[:, None, None], covars, own), "by_covar": rows | before}
+        return replace(gaussians, covars=covars)
+    return replace(gaussians, covars=covars, by_covar=rows if gaussians.by_covar is None else rows | gaussians.by_covar)

@@ -129,12 +129,18 @@ def fuse(
 
 
 def check_plain(experts: dict[str, Expert]) -> None:
-    """Refuse experts with a colour decoder or an environment, which cannot be part of one merged scene.
+    """Refuse experts with a colour decoder, an environment or different footprints, which cannot be part of one merged scene.
 
     Raises:
         ConfigError: names the expert.
     """
+    usual = next(iter(experts.values())).options.footprint
     for name, expert in experts.items():
+        if expert.options.footprint != usual:
+            raise ConfigError(
+                f"expert {name!r}: its footprints are drawn by another rule ({expert.options.footprint!r}) than those of the "
+                f"first ({usual!r}), which one scene cannot be; import it with footprint='camera'."
+            )
         if expert.decoder is not None:
             raise ConfigError(
                 f"expert {name!r} decodes its colours per pixel ({expert.decoder}), so its Gaussians have none "

@@ -15,6 +15,8 @@ from moegs.gaussians.container import covariances
 from moegs.gaussians.harmonics import colors, evaluate
 from moegs.gaussians.params import Params, join
 from moegs.gaussians.quaternions import to_matrix
+from moegs.render.camera import Camera
+from moegs.render.seen import with_colors
 from tests.deform import _golden as golden
 from tests.deform._gradients import mixed
 
@@ -89,6 +91,17 @@ def test_colours_match_those_of_the_original(case: str, label: str) -> None:
     directions = normalize(values[f"{label}/means"] - camera, dim=-1)
     seen = values[f"{label}/rgb_camera_dir_displaced_mean"]
     torch.testing.assert_close(colors(cut.sh, directions), seen, **close)
+    # the kernels look at the means of each Gaussian's own time
+    looking = Camera(torch.eye(4), torch.eye(3), 8, 8)
+    looking.viewmat[:3, 3] = -camera
+    shown = with_colors(replace(cut, anchors=params["gaussian.means"]), looking)
+    kernels = values[f"{label}/rgb_camera_dir_canonical_mean"]
+    torch.testing.assert_close((evaluate(shown.sh, fixed[:1].expand(len(cut), 3)) + 0.5).clamp_min(0), kernels, **close)
+    resting = replace(CASES[case], seen_at="rest").deform(params, golden.TIMES[label])
+    if CASES[case].rot_4d:
+        assert torch.equal(resting.anchors, params["gaussian.means"])
+    else:
+        assert resting.anchors is None  # nothing moves
 
 
 @pytest.mark.parametrize(("case", "label"), ALL)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from moegs import interop
 from moegs.deform.polynomial import Polynomial
 from moegs.errors import ConfigError, FormatError, MoegsError
-from moegs.expert import Expert, render_expert
+from moegs.expert import Expert, load_expert, render_expert, save_expert
 from moegs.gaussians.vertices import read_vertices, write_vertices
 from moegs.interop import _detect
 from moegs.interop._chunks import join_chunks
@@ -231,7 +231,9 @@ def test_the_environment_of_4dgs_is_drawn_and_written_back(tmp_path: Path) -> No
     picture = torch.rand(3, 6, 12, generator=torch.Generator().manual_seed(0))
     there = replace(whole, params=whole.params | {"environment.picture": picture})
     interop.export(there, tmp_path / "out")
+    (tmp_path / "out" / "cfg_args").write_text("Namespace(white_background=True)")
     again = interop.load(tmp_path / "out")
+    assert again.background == (0.0, 0.0, 0.0)  # as the original, which adds the picture to what it has drawn over black
     assert_same_tensors(again.params, there.params)
     assert not torch.equal(render_expert(again, camera(), 0.2).color, render_expert(whole, camera(), 0.2).color)
 
@@ -314,15 +316,57 @@ def test_joined_halves_come_apart_again(tmp_path: Path) -> None:
         interop.export(expert(Polynomial(sh_degree=0), seed=i), tmp_path / f"half{i}")
         halves.append(interop.load(tmp_path / f"half{i}", chunk=(i, 2)))
     whole = join_chunks(halves[::-1])
-    assert interop.export(whole, tmp_path / "out") == tmp_path / "out"
+    assert interop.export(replace(whole, meta={}), tmp_path / "out") == tmp_path / "out"
+    joined = interop.load(tmp_path / "out")
+    for t in (0.2, 0.7):
+        n = len(halves[0])  # the first half comes first again
+        there = torch.cat([whole.at(t).opacities[n:], whole.at(t).opacities[:n]])
+        torch.testing.assert_close(joined.at(t).opacities, there, rtol=1e-5, atol=1e-6)
     for i, half in enumerate(halves):
         again = interop.load(tmp_path / "out" / f"{i}of2", chunk=(i, 2))
         for name, value in half.params.items():
             torch.testing.assert_close(again.params[name], value, rtol=1e-6, atol=1e-6)
     with pytest.raises(ConfigError, match="the 2 parts of one clip"):
         join_chunks([halves[0], halves[0]])
-    with pytest.raises(ConfigError, match="equal settings"):
+    with pytest.raises(ConfigError, match="two or more parts"):
+        join_chunks([])
+    with pytest.raises(ConfigError, match=r"the same background, got \(0.0, 0.0, 0.0\) and \(1.0"):
         join_chunks([halves[0], replace(halves[1], background=(1.0, 1.0, 1.0))])
+    emptied = {k: v[: len(halves[0])] for k, v in whole.params.items()}
+    with pytest.raises(ConfigError, match="Gaussians in each of 2 equal parts"):
+        interop.export(replace(whole, params=emptied), tmp_path / "half")
+    (tmp_path / "out" / "0of2").rename(tmp_path / "elsewhere")
+    with pytest.raises(FormatError, match="0of2: no such folder"):
+        interop.load(tmp_path / "out")
+
+
+def test_joined_parts_stay_in_their_own_time(tmp_path: Path) -> None:
+    for i in range(2):
+        interop.export(expert(Polynomial(sh_degree=0), seed=i), tmp_path / f"{i}of2")
+    joined = interop.load(tmp_path)
+    start, end = joined.params["gaussian.lives"].unbind(-1)
+    for respawn in ("recentre", "uniform"):
+        centers = replace(joined.prior, respawn=respawn).jittered(joined.params)["gaussian.centers"]
+        assert bool(((centers >= start) & (centers <= end)).all())
+    for wrong in (torch.tensor([0.9, 0.1]), torch.tensor([torch.nan, 1.0])):
+        bad = replace(joined, params=joined.params | {"gaussian.lives": wrong.expand(len(joined), 2)})
+        save_expert(bad, tmp_path / "bad.safetensors")
+        with pytest.raises(FormatError, match="'gaussian.lives': expected 0 <= start < end <= 1"):
+            load_expert(tmp_path / "bad.safetensors")
+
+
+def test_halves_of_different_iterations_are_refused(tmp_path: Path) -> None:
+    checkpoint, _ = case("moegs-official/n3v_E3_n64")
+    copy = shutil.copytree(checkpoint, tmp_path / "mixture")
+    for half in ("0to149", "150to299"):
+        root = run_of("spacetime", copy / "STG" / half)
+        interop.export(expert(Polynomial(sh_degree=3)), root)
+        with_router(iteration_of(root) / "point_cloud.ply")
+    with pytest.raises(ConfigError, match="'chunk' of STG"):
+        interop.load(copy, STG={"chunk": [0, 6]})
+    iteration_of(copy / "STG" / "150to299").rename(copy / "STG" / "150to299" / "point_cloud" / "iteration_500")
+    with pytest.raises(FormatError, match="iterations 30000 and 500"):
+        interop.load(copy)
 
 
 def test_a_lone_half_is_named(tmp_path: Path) -> None:

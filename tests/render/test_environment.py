@@ -69,3 +69,6 @@ def test_a_merged_scene_cannot_have_one():
     there = replace(expert, params=expert.params | {"environment.picture": ramp()})
     with pytest.raises(ConfigError, match="environment"):
         volume_expert({"a": expert, "b": there}, VolumeRouter([5, 5]))
+    bent = replace(expert, options=replace(expert.options, footprint="4dgs"))
+    with pytest.raises(ConfigError, match="'b': its footprints .* footprint='camera'"):
+        volume_expert({"a": expert, "b": bent}, VolumeRouter([5, 5]))

@@ -19,6 +19,7 @@ class StandIns:
 
     def fully_fused_projection(self, means, quats, scales, covars, width, calc_compensations, **_):
         self.quats, n = quats, len(means)
+        assert n > 0  # the kernels divide by it
         self.calls.append((quats is not None and scales is not None, covars is not None, n))
         index = torch.arange(n)
         radii = torch.ones(n, 2, dtype=torch.int32)
@@ -68,6 +69,17 @@ def test_shapes_given_in_both_ways_are_projected_each_in_its_own(kernels):
     gsplat_backend.rasterize_gsplat(inputs(gaussians))
     covariant = int(gaussians.by_covar.sum())
     assert kernels.calls == [(True, False, 9 - covariant), (False, True, covariant)]
+
+
+def test_sets_without_gaussians_are_not_projected(kernels):
+    gaussians = mixed_gaussians(9)
+    covariant = int(gaussians.by_covar.sum())
+    options = (RasterOptions(eps2d=0.1), RasterOptions())
+    asked = RasterInputs(gaussians, camera(), options, torch.ones(2, 3), groups=gaussians.by_covar.int())
+    gsplat_backend.rasterize_gsplat(asked)
+    assert kernels.calls == [(True, False, 9 - covariant), (False, True, covariant)]
+    out = gsplat_backend.rasterize_gsplat(inputs(gaussians[:0]))
+    assert out.radii.shape == (0, 2) and out.color.shape == (1, 28, 40, 3)
 
 
 def test_tiles_that_are_left_out_show_the_background(kernels):

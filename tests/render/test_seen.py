@@ -11,6 +11,7 @@ import torch
 from moegs.errors import ConfigError
 from moegs.gaussians import Gaussians, concatenate, covariances, harmonics
 from moegs.render import RasterOptions, rasterize
+from moegs.render.native.rasterize import project_native
 from moegs.render.seen import as_seen, with_colors
 from tests.render.scenes import camera, leaves, mixed_gaussians, random_gaussians
 
@@ -86,6 +87,30 @@ def test_colours_are_looked_up_at_the_anchors():
     at_home = rasterize(replace(gaussians, anchors=gaussians.means), cam).color
     torch.testing.assert_close(at_home, rasterize(gaussians, cam).color, rtol=0, atol=1e-5)
     assert not torch.allclose(rasterize(replace(gaussians, anchors=anchors), cam).color, at_home, atol=1e-3)
+
+
+def test_projection_alone_follows_the_same_rules():
+    gaussians, cam = random_gaussians(30, 9), camera()
+    anchors = gaussians.means + 1
+    bent = project_native(replace(gaussians, anchors=anchors), cam, BENT)
+    drawn = rasterize(replace(gaussians, anchors=anchors), cam, options=BENT, backend="native")
+    assert torch.equal(bent.radii, drawn.radii)
+    plain = project_native(gaussians, cam)
+    seen = plain.radii[:, 0] > 0
+    assert not torch.allclose(bent.colors[seen], plain.colors[seen], atol=1e-3)
+
+
+def test_the_pose_learns_through_the_footprint():
+    grads = []
+    for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
+        gaussians, cam = random_gaussians(60, 5, dtype=dtype), camera(dtype=dtype)
+        viewmat = cam.viewmat.clone().requires_grad_()
+        anchors = (gaussians.means + 0.5).requires_grad_()
+        seen = replace(gaussians, anchors=anchors)
+        rasterize(seen, replace(cam, viewmat=viewmat), options=BENT, backend=backend).color.square().sum().backward()
+        grads.append((viewmat.grad.double(), anchors.grad.double()))
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-3 * expected.abs().max().item(), rtol=0)
 
 
 def test_anchors_travel_with_their_gaussians():

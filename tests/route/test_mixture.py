@@ -69,6 +69,8 @@ def test_one_pass_equals_separate_renders():
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_one_pass_over_every_prior_equals_separate_renders(backend):
     experts = {name: make_expert(name, 90, seed) for seed, name in enumerate(names())}
+    as_imported = make_expert("reformulation", 90, 9, seen_at="rest")
+    experts["4dgs"] = replace(as_imported, options=RasterOptions(near=0.2, footprint="4dgs"))
     cam = camera(64, 48)
     whole = render_experts(list(experts.values()), cam, 0.4, backend=backend)
     slack = 0.0 if backend == "native" else 1e-5

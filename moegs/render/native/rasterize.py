@@ -20,6 +20,7 @@ from moegs.gaussians.container import Gaussians
 from moegs.render._finite import NAMES, check_camera, complain
 from moegs.render.camera import Camera
 from moegs.render.native import library, threads
+from moegs.render.seen import as_seen
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
 
 _MAX_ABSGRAD_CHANNELS = 16  # of one walk over a tile; absolute values do not add up over several
@@ -110,7 +111,8 @@ def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions 
     """
     library()
     background = gaussians.means.new_zeros(1, 3)
-    inputs = RasterInputs(gaussians=gaussians, camera=camera, options=(options,), background=background)
+    seen = as_seen(gaussians, camera.to(gaussians.means), (options,), None)
+    inputs = RasterInputs(gaussians=seen, camera=camera, options=(options,), background=background)
     tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
     return Projection(*(x.to(gaussians.means.dtype) for x in _Project.apply(_frame(inputs), *tensors)))
