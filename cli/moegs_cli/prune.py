@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 400 --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 1000 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --criterion gate --rounds 1 --refit 300 --router-only --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55",
 )
