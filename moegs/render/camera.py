@@ -67,7 +67,6 @@ def rays(camera: Camera) -> Float[Tensor, "h w 6"]:
     options: dict[str, Any] = {"dtype": k.dtype, "device": k.device}
     x = (torch.arange(camera.width, **options) + 0.5 - k[0, 2]) / k[0, 0]
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    in_camera = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
-    directions = torch.nn.functional.normalize(in_camera @ camera.viewmat[:3, :3], dim=-1)
+    right, down, forward = camera.viewmat[:3, :3].to(k)
+    directions = torch.nn.functional.normalize(x[:, None] * right + (y[:, None] * down + forward)[:, None], dim=-1)
     return torch.cat([camera.centre.expand_as(directions), directions], dim=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -145,26 +146,28 @@ class VolumePixelRouter(nn.Module):
             return maps[..., 0]
         seen = [] if maps is None else [maps[..., 1:]]
         seen += [self._input(name, images, alphas, camera, t) for name in self.config.inputs]
-        refined = self._phi(torch.cat(seen, dim=-1).permute(0, 3, 1, 2))
+        refined = self._phi(seen)
         return refined if maps is None else maps[..., 0] + refined
 
     def _input(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> Tensor:
-        k, h, w, _ = images.shape
+        """Channels of one kind: one map an expert, or one for all."""
         if name == "rays":
             ray = rays(camera).to(images)
-            ray = torch.cat([(ray[..., :3] - self.centre) / self.extent, ray[..., 3:]], dim=-1)
-            return ray.expand(k, h, w, 6)
+            return torch.cat([(ray[..., :3] - self.centre) / self.extent, ray[..., 3:]], dim=-1)[None]
         if name == "time":
-            return images.new_full((k, h, w, 1), t)
+            return images.new_full((1, *images.shape[1:3], 1), t)
         if name == "alpha":
             return alphas[..., None]
         return torch.cat([images, images - images.mean(0, keepdim=True)], dim=-1)
 
-    def _phi(self, x: Float[Tensor, "k f h w"]) -> Float[Tensor, "k h w"]:
-        for i, weight in enumerate(self.layers):
-            x = torch.relu(x) if i else x
-            x = _per_expert_conv(x, weight)
-        return x[:, 0]
+    def _phi(self, seen: Sequence[Float[Tensor, "_ h w _"]]) -> Float[Tensor, "k h w"]:
+        k, size = len(self.counts), tuple(seen[0].shape[1:3])
+        first, *others = self.layers
+        hidden = _pointwise(seen, first, k) if first.shape[-1] == 1 else _convolved(seen, first, k)
+        for weight in others:
+            own = weight[..., 0, 0].expand(k, -1, -1)
+            hidden = [w @ torch.relu(x) for w, x in zip(own, hidden, strict=True)]
+        return torch.stack([x[0] for x in hidden]).unflatten(1, size)
 
     def gates(
         self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float
@@ -218,11 +221,27 @@ def group_tags(counts: Sequence[int]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(list(counts)))
 
 
-def _per_expert_conv(x: Float[Tensor, "k f h w"], weight: Float[Tensor, "m o f s s"]) -> Float[Tensor, "k o h w"]:
-    side = weight.shape[-1]
-    if side == 1:
-        return torch.einsum("kfhw,kof->kohw", x, weight[..., 0, 0].expand(x.shape[0], -1, -1))
-    padded = torch.nn.functional.pad(x, [side // 2] * 4, mode="replicate")
-    if weight.shape[0] == 1:
-        return torch.nn.functional.conv2d(padded, weight[0])
-    return torch.cat([torch.nn.functional.conv2d(padded[k : k + 1], weight[k]) for k in range(x.shape[0])])
+def _pointwise(
+    seen: Sequence[Float[Tensor, "_ h w _"]], weight: Float[Tensor, "m o f 1 1"], k: int
+) -> list[Float[Tensor, "o p"]]:
+    """The first layer of Φ at all pixels p, for each of k experts.
+
+    Plain matrices with one column a pixel, because stacks of matrices as small as these are multiplied several times
+    slower. What all experts see and weigh alike is multiplied once.
+    """
+    columns = [maps.flatten(1, 2).mT for maps in seen]
+    blocks = weight[..., 0, 0].split([maps.shape[-1] for maps in seen], dim=2)
+    alike = [len(x) == len(w) == 1 for x, w in zip(columns, blocks, strict=True)]
+    common = [w[0] @ x[0] for x, w, same in zip(columns, blocks, alike, strict=True) if same]
+    own = [(x.expand(k, -1, -1), w.expand(k, -1, -1)) for x, w, s in zip(columns, blocks, alike, strict=True) if not s]
+    return [reduce(torch.add, [*(w[e] @ x[e] for x, w in own), *common]) for e in range(k)]
+
+
+def _convolved(
+    seen: Sequence[Float[Tensor, "_ h w _"]], weight: Float[Tensor, "m o f s s"], k: int
+) -> list[Float[Tensor, "o p"]]:
+    """The same with a first layer that sees the pixels around."""
+    x = torch.cat([maps.expand(k, -1, -1, -1) for maps in seen], dim=-1).permute(0, 3, 1, 2)
+    padded = torch.nn.functional.pad(x, [weight.shape[-1] // 2] * 4, mode="replicate")
+    own = weight.expand(k, *weight.shape[1:])
+    return [torch.nn.functional.conv2d(padded[e : e + 1], own[e])[0].flatten(1) for e in range(k)]
