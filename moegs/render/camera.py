@@ -63,10 +63,16 @@ class Camera:
 
 def rays(camera: Camera) -> Float[Tensor, "h w 6"]:
     """Ray map through the pixel centres: origin (world units) and unit direction (world), six channels a pixel."""
+    directions = view_directions(camera)
+    return torch.cat([camera.centre.expand_as(directions), directions], dim=-1)
+
+
+def view_directions(camera: Camera) -> Float[Tensor, "h w 3"]:
+    """Unit directions (world) through the pixel centres."""
     k = camera.K
     options: dict[str, Any] = {"dtype": k.dtype, "device": k.device}
     x = (torch.arange(camera.width, **options) + 0.5 - k[0, 2]) / k[0, 0]
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
     right, down, forward = camera.viewmat[:3, :3].to(k)
-    directions = torch.nn.functional.normalize(x[:, None] * right + (y[:, None] * down + forward)[:, None], dim=-1)
-    return torch.cat([camera.centre.expand_as(directions), directions], dim=-1)
+    # sums of outer products: a matrix as narrow as this is multiplied slowly
+    return torch.nn.functional.normalize(x[:, None] * right + (y[:, None] * down + forward)[:, None], dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.container import Gaussians, concatenate
 from moegs.render.api import rasterize
-from moegs.render.camera import Camera, rays
+from moegs.render.camera import Camera, view_directions
 from moegs.render.types import RasterOptions
 from moegs.route.blend import softmax_gates
 
@@ -65,6 +65,7 @@ class RouterConfig:
             raise ConfigError(f"router temperature: expected more than 0, got {self.temperature}.")
 
 
+BAND = 16384  # pixels that pass through the network at a time: what they leave behind stays in the processor's cache
 _INPUT_CHANNELS = {"rays": 6, "time": 1, "color": 6, "alpha": 1}
 
 
@@ -145,29 +146,40 @@ class VolumePixelRouter(nn.Module):
         if maps is not None and self.config.kind == "volume":
             return maps[..., 0]
         seen = [] if maps is None else [maps[..., 1:]]
-        seen += [self._input(name, images, alphas, camera, t) for name in self.config.inputs]
-        refined = self._phi(seen)
+        for name in self.config.inputs:
+            seen += self._inputs(name, images, alphas, camera, t)
+        refined = self._phi(seen, images.shape[1:3])
         return refined if maps is None else maps[..., 0] + refined
 
-    def _input(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> Tensor:
-        """Channels of one kind: one map an expert, or one for all."""
+    def _inputs(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> list[Float[Tensor, "_ _ _ _"]]:
+        """Channels of one kind: maps of each expert or of one for all, or one pixel for the whole image."""
         if name == "rays":
-            ray = rays(camera).to(images)
-            return torch.cat([(ray[..., :3] - self.centre) / self.extent, ray[..., 3:]], dim=-1)[None]
+            origin = (camera.centre.to(images) - self.centre) / self.extent
+            return [origin.expand(1, 1, 1, 3), view_directions(camera).to(images)[None]]
         if name == "time":
-            return images.new_full((1, *images.shape[1:3], 1), t)
+            return [images.new_full((1, 1, 1, 1), t)]
         if name == "alpha":
-            return alphas[..., None]
-        return torch.cat([images, images - images.mean(0, keepdim=True)], dim=-1)
+            return [alphas[..., None]]
+        return [images, images - images.mean(0, keepdim=True)]
 
-    def _phi(self, seen: Sequence[Float[Tensor, "_ h w _"]]) -> Float[Tensor, "k h w"]:
-        k, size = len(self.counts), tuple(seen[0].shape[1:3])
-        first, *others = self.layers
-        hidden = _pointwise(seen, first, k) if first.shape[-1] == 1 else _convolved(seen, first, k)
-        for weight in others:
-            own = weight[..., 0, 0].expand(k, -1, -1)
+    def _phi(self, seen: Sequence[Float[Tensor, "_ _ _ _"]], size: Sequence[int]) -> Float[Tensor, "k h w"]:
+        h, w = size
+        if self.config.context > 1:
+            return self._deeper(_convolved(seen, self.layers[0], len(self.counts), size)).view(-1, h, w)
+        rows = max(BAND // w, 1)
+        logits = []
+        for top in range(0, h, rows):
+            band = [m[:, top : top + rows] if m.shape[1] == h else m for m in seen]
+            found = self._deeper(_pointwise(band, self.layers[0], len(self.counts)))
+            logits.append(found.expand(-1, min(rows, h - top) * w))  # one value if no input differs between pixels
+        return torch.cat(logits, dim=1).view(-1, h, w)
+
+    def _deeper(self, hidden: list[Float[Tensor, "f p"]]) -> Float[Tensor, "k p"]:
+        """All layers but the first, for each expert."""
+        for weight in list(self.layers)[1:]:  # a slice of the list itself would hold new parameters
+            own = weight[..., 0, 0].expand(len(hidden), -1, -1)
             hidden = [w @ torch.relu(x) for w, x in zip(own, hidden, strict=True)]
-        return torch.stack([x[0] for x in hidden]).unflatten(1, size)
+        return torch.stack([x[0] for x in hidden])
 
     def gates(
         self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float
@@ -222,26 +234,31 @@ def group_tags(counts: Sequence[int]) -> Tensor:
 
 
 def _pointwise(
-    seen: Sequence[Float[Tensor, "_ h w _"]], weight: Float[Tensor, "m o f 1 1"], k: int
+    seen: Sequence[Float[Tensor, "_ _ _ _"]], weight: Float[Tensor, "m o f 1 1"], k: int
 ) -> list[Float[Tensor, "o p"]]:
     """The first layer of Φ at all pixels p, for each of k experts.
 
     Plain matrices with one column a pixel, because stacks of matrices as small as these are multiplied several times
     slower. What all experts see and weigh alike is multiplied once.
     """
-    columns = [maps.flatten(1, 2).mT for maps in seen]
     blocks = weight[..., 0, 0].split([maps.shape[-1] for maps in seen], dim=2)
-    alike = [len(x) == len(w) == 1 for x, w in zip(columns, blocks, strict=True)]
-    common = [w[0] @ x[0] for x, w, same in zip(columns, blocks, alike, strict=True) if same]
-    own = [(x.expand(k, -1, -1), w.expand(k, -1, -1)) for x, w, s in zip(columns, blocks, alike, strict=True) if not s]
-    return [reduce(torch.add, [*(w[e] @ x[e] for x, w in own), *common]) for e in range(k)]
+    common: list[Tensor] = []
+    own: list[tuple[Tensor, Tensor]] = []
+    for maps, block in zip(seen, blocks, strict=True):
+        columns = maps.flatten(1, 2).mT
+        if len(columns) == len(block) == 1:
+            common.append(block[0] @ columns[0])
+        else:
+            own.append((block.expand(k, -1, -1), columns.expand(k, -1, -1)))
+    start = reduce(torch.add, common) if common else weight.new_zeros(())
+    return [reduce(lambda x, pair: torch.addmm(x, pair[0][e], pair[1][e]), own, start) for e in range(k)]
 
 
 def _convolved(
-    seen: Sequence[Float[Tensor, "_ h w _"]], weight: Float[Tensor, "m o f s s"], k: int
+    seen: Sequence[Float[Tensor, "_ _ _ _"]], weight: Float[Tensor, "m o f s s"], k: int, size: Sequence[int]
 ) -> list[Float[Tensor, "o p"]]:
     """The same with a first layer that sees the pixels around."""
-    x = torch.cat([maps.expand(k, -1, -1, -1) for maps in seen], dim=-1).permute(0, 3, 1, 2)
+    x = torch.cat([maps.expand(k, *size, -1) for maps in seen], dim=-1).permute(0, 3, 1, 2)
     padded = torch.nn.functional.pad(x, [weight.shape[-1] // 2] * 4, mode="replicate")
     own = weight.expand(k, *weight.shape[1:])
     return [torch.nn.functional.conv2d(padded[e : e + 1], own[e])[0].flatten(1) for e in range(k)]

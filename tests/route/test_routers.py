@@ -45,6 +45,24 @@ def test_gates_follow_the_papers_formula():
     torch.testing.assert_close(router(experts, cam, t, backend="reference"), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_large_pictures_go_through_the_network_in_bands():
+    router = VolumePixelRouter([1, 1], RouterConfig(inputs=("rays", "color")), generator=torch.Generator().manual_seed(0))
+    cam, g = camera(300, 200), torch.Generator().manual_seed(1)
+    maps, images = torch.randn(2, 200, 300, 3, generator=g), torch.rand(2, 200, 300, 3, generator=g)
+    whole = router.logits(maps, images, torch.ones(2, 200, 300), cam, 0.2)
+    seen = [maps[..., 1:], (rays(cam) - torch.cat([router.centre, torch.zeros(3)])).expand(2, -1, -1, -1)]
+    x = torch.cat([*seen, images, images - images.mean(0)], dim=-1)
+    for i, layer in enumerate(router.layers):
+        x = (x.relu() if i else x) @ layer[0, :, :, 0, 0].T
+    torch.testing.assert_close(whole, maps[..., 0] + x[..., 0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_network_that_sees_only_the_time_says_the_same_everywhere():
+    router = PixelRouter([1, 1], inputs=("time",))
+    gates = router.gates(None, torch.rand(2, 5, 7, 3), torch.ones(2, 5, 7), camera(7, 5), 0.3)
+    assert gates.shape == (2, 5, 7) and bool((gates == 0.5).all())
+
+
 @pytest.mark.parametrize(
     "config",
     [
