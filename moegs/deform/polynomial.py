@@ -155,7 +155,7 @@ class Polynomial(Prior):
 
     def jittered(self, params: Params, generator: torch.Generator | None = None) -> Params:
         centers = need(params, "gaussian.centers")
-        start, end = params[LIVES].unbind(-1) if LIVES in params else (0.0, 1.0)
+        start, end = params[LIVES].unbind(-1) if LIVES in params else (centers.new_zeros(()), centers.new_ones(()))
         if self.respawn == "uniform":
             return params | {"gaussian.centers": start + (end - start) * _uniform(centers, generator)}
         if self.respawn == "recentre":

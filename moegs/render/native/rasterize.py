@@ -111,7 +111,7 @@ def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions 
     """
     library()
     background = gaussians.means.new_zeros(1, 3)
-    seen = as_seen(gaussians, camera.to(gaussians.means), (options,), None)
+    seen = as_seen(gaussians, camera.to(gaussians.means.device).to(gaussians.means.dtype), (options,), None)
     inputs = RasterInputs(gaussians=seen, camera=camera, options=(options,), background=background)
     tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
