@@ -250,8 +250,8 @@ def _pointwise(
             common.append(block[0] @ columns[0])
         else:
             own.append((block.expand(k, -1, -1), columns.expand(k, -1, -1)))
-    start = reduce(torch.add, common) if common else weight.new_zeros(())
-    return [reduce(lambda x, pair: torch.addmm(x, pair[0][e], pair[1][e]), own, start) for e in range(k)]
+    alike = [reduce(torch.add, common)] if common else []
+    return [reduce(torch.add, [*(block[e] @ columns[e] for block, columns in own), *alike]) for e in range(k)]
 
 
 def _convolved(
