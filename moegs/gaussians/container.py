@@ -112,11 +112,16 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     return Gaussians(
         means=torch.cat([p.means for p in parts]),
         opacities=torch.cat([p.opacities for p in parts]),
-        sh=torch.cat([torch.nn.functional.pad(p.sh, (0, 0, 0, k - p.sh.shape[1])) for p in parts]),
+        sh=torch.cat([_padded(p.sh, k) for p in parts]),
         features=torch.cat(with_features) if with_features else None,
         anchors=None if all(p.anchors is None for p in parts) else torch.cat([_anchors(p) for p in parts]),
         **shape,
     )
+
+
+def _padded(sh: Float[Tensor, "n j 3"], k: int) -> Float[Tensor, "n k 3"]:
+    """With zeros for the coefficients that are missing; padding by none would still be a copy."""
+    return sh if sh.shape[1] == k else torch.nn.functional.pad(sh, (0, 0, 0, k - sh.shape[1]))
 
 
 def _anchors(gaussians: Gaussians) -> Tensor:
