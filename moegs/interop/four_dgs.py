@@ -143,7 +143,7 @@ def _degrees(path: Path, state: tuple[Any, ...]) -> tuple[int, int]:
 
 def _choice(run: Run, option: str, given: str | None, usual: str, choices: tuple[str, ...]) -> str:
     """An option, or what :func:`export` has noted, or what is usual."""
-    return common.one_of(option, given if given is not None else run.config.values.get(option, usual), choices)
+    return run.config.choice(option, usual, choices) if given is None else common.one_of(option, given, choices)
 
 
 def _duration(run: Run, times: Tensor, given: tuple[float, float] | None) -> tuple[float, float]:
@@ -154,7 +154,8 @@ def _duration(run: Run, times: Tensor, given: tuple[float, float] | None) -> tup
         return _UNIT if float(inside) > 0.95 else _SECONDS
     numbers = isinstance(known, tuple | list) and len(known) == 2 and all(isinstance(x, int | float) for x in known)
     if not numbers or not -1e9 < known[0] < known[1] < 1e9:
-        raise ConfigError(f"option 'time_duration': expected (start, end) with start < end, got {known!r}.")
+        wrong = f"'time_duration': expected (start, end) with start < end, got {known!r}."
+        raise ConfigError(f"option {wrong}") if given is not None else FormatError(f"{run.config.path}: {wrong}")
     return float(known[0]), float(known[1])
 
 

@@ -220,9 +220,12 @@ def test_4dgs_is_drawn_as_by_its_authors_unless_asked_otherwise(tmp_path: Path) 
     assert plain.options.footprint == "camera" and plain.at(0.3).anchors is None
     interop.export(plain, tmp_path / "again")
     assert interop.load(tmp_path / "again") == replace(plain, params=ANY, meta=ANY)
-    for option in ("footprint", "seen_at"):
+    for option, value in {"footprint": "round", "seen_at": "round", "time_duration": (3.0, 1.0)}.items():
         with pytest.raises(ConfigError, match=f"'{option}': expected"):
-            interop.load(root, **{option: "round"})
+            interop.load(root, **{option: value})
+        (root / "cfg_args").write_text(f"Namespace({option}={value!r})")
+        with pytest.raises(FormatError, match=f"cfg_args.*'{option}': expected"):
+            interop.load(root)
 
 
 def test_the_environment_of_4dgs_is_drawn_and_written_back(tmp_path: Path) -> None:
