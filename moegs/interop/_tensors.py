@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickle  # for its table of instructions: what is walked with it calls nothing that the file names
+import pickle  # its reader in Python is walked through the file below; nothing that the file names is looked up or called
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
