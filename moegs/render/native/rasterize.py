@@ -149,23 +149,18 @@ def _frame(inputs: RasterInputs) -> _Frame:
         )
         for o in inputs.options
     ]
-    by_covar = None if inputs.gaussians.by_covar is None else _plain_mask("by_covar", inputs.gaussians.by_covar)
-    groups = None if inputs.groups is None else _tags(inputs.groups)
+    by_covar = _whole("by_covar", inputs.gaussians.by_covar, torch.uint8)
+    groups = _whole("groups", inputs.groups, torch.int32)
     K = camera.K.detach()
     tiles = None if inputs.tiles is None else inputs.tiles.cpu().to(torch.uint8).contiguous()
     return _Frame(K, camera.width, camera.height, options, by_covar, groups, tiles, inputs.absgrad, threads())
 
 
-def _plain_mask(name: str, mask: Tensor) -> Tensor:
-    if mask.device.type != "cpu":
-        raise BackendError(f"native: expected {name} on the CPU, got it on {mask.device}.")
-    return mask.to(torch.uint8).contiguous()
-
-
-def _tags(groups: Tensor) -> Tensor:
-    if groups.device.type != "cpu":
-        raise BackendError(f"native: expected groups on the CPU, got them on {groups.device}.")
-    return groups.to(torch.int32).contiguous()
+def _whole(name: str, value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Tags or a mask as the kernels read them."""
+    if value is not None and value.device.type != "cpu":
+        raise BackendError(f"native: expected {name} on the CPU, got it on {value.device}.")
+    return None if value is None else value.to(dtype).contiguous()
 
 
 def _check_supported(inputs: RasterInputs, tensors: _Inputs) -> None:
