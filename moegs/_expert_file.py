@@ -13,11 +13,11 @@ from moegs.deform import prior as priors
 from moegs.deform.polynomial import LIVES
 from moegs.errors import FormatError, MoegsError
 from moegs.gaussians.params import Params, population_of, populations
+from moegs.render.environment import ENVIRONMENT
 from moegs.render.types import FOOTPRINTS, RasterOptions
 
 DECODERS = {None: {}, "sigmoid": {"decoder.w1": (6, 12), "decoder.w2": (3, 6)}}
 DECODERS["clamp"] = DECODERS["sigmoid"]
-ENVIRONMENT = "environment.picture"
 FEATURES = 9  # channels that a decoder reads
 _SHAPES: dict[str, tuple[int | None, ...]] = {
     "means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh_dc": (1, 3), "sh_rest": (None, 3), "lives": (2,),

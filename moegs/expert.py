@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moegs._expert_file import ENVIRONMENT, check_params, read_header
+from moegs._expert_file import check_params, read_header
 from moegs.deform import prior as priors
 from moegs.errors import FormatError, ShapeError
 from moegs.gaussians.container import Gaussians
@@ -21,7 +21,7 @@ from moegs.gaussians.params import Params, count
 from moegs.io import atomic_write
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera, rays
-from moegs.render.environment import environment
+from moegs.render.environment import ENVIRONMENT, environment
 from moegs.render.types import RasterOptions
 
 FORMAT, VERSION = "moegs-expert", 1

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moegs._expert_file import ENVIRONMENT
 from moegs.deform.reformulation import Reformulation
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
@@ -18,6 +17,7 @@ from moegs.gaussians.params import Params, count
 from moegs.interop import _canonical as common
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, finite, load_tensors
+from moegs.render.environment import ENVIRONMENT
 from moegs.render.types import FOOTPRINTS, RasterOptions
 
 PROJECT, PRIOR = "4d-gaussian-splatting", Reformulation.name

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ENVIRONMENT = "environment.picture"  # what an expert's params call it
 RADIUS = 60.0
 
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs._expert_file import ENVIRONMENT
 from moegs.data import View
 from moegs.deform.fused import Fused, merge
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.params import PREFIX, Params, populations, split_by_population
+from moegs.render.environment import ENVIRONMENT
 from moegs.route.mixture import Mixture, render_experts
 
 
