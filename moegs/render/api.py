@@ -16,6 +16,8 @@ from moegs.render.camera import Camera
 from moegs.render.seen import as_seen
 from moegs.render.types import TILE, RasterInputs, RasterOptions
 
+_ALIKE = ("opacities", "sh", "quats", "scales", "covars", "anchors", "features", "probe")  # dtype and device, with means
+
 
 @dataclass(frozen=True)
 class Render:
@@ -90,7 +92,7 @@ def rasterize(
     """
     _check(gaussians, features, groups, probe)
     all_options = _options_per_group(options, groups)
-    camera = camera.to(gaussians.means.device).to(gaussians.means.dtype)
+    camera = camera.like(gaussians.means)
     inputs = RasterInputs(
         gaussians=as_seen(gaussians, camera, all_options, groups),
         camera=camera,
@@ -104,11 +106,7 @@ def rasterize(
     )
     name = backends.choose(gaussians.means.device, gaussians.means.dtype) if backend == "auto" else backend
     out = backends.resolve(name)(inputs)
-    if groups is not None:
-        return Render(out.color, out.depth, out.alpha, out.features, out.radii, name)
-    # squeezed, not indexed: the gradient of an index is an image of zeros that the given one is copied into
-    shown = None if out.features is None else out.features.squeeze(0)
-    return Render(out.color.squeeze(0), out.depth.squeeze(0), out.alpha.squeeze(0), shown, out.radii, name)
+    return Render(out.color, out.depth, out.alpha, out.features, out.radii, name)
 
 
 def splat(
@@ -157,12 +155,12 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
         raise ShapeError(f"probe: expected [{n}, 2], got {list(probe.shape)}.")
     if groups is not None and (tuple(groups.shape) != (n,) or groups.is_floating_point()):
         raise ShapeError(f"groups: expected {n} integers, got {groups.dtype} of shape {list(groups.shape)}.")
-    given = {f"gaussians.{k}": getattr(gaussians, k) for k in ("opacities", "sh", "quats", "scales", "covars", "anchors")}
-    for name, value in (given | {"features": features, "probe": probe}).items():
-        if value is not None and (value.device, value.dtype) != (gaussians.means.device, gaussians.means.dtype):
+    g, (device, dtype) = gaussians, (gaussians.means.device, gaussians.means.dtype)
+    given = (g.opacities, g.sh, g.quats, g.scales, g.covars, g.anchors, features, probe)
+    for name, value in zip(_ALIKE, given, strict=True):
+        if value is not None and (value.dtype != dtype or value.device != device):
             raise ShapeError(
-                f"{name}: expected {gaussians.means.dtype} on {gaussians.means.device} like means, "
-                f"got {value.dtype} on {value.device}."
+                f"{name}: expected {dtype} on {device} like means, got {value.dtype} on {value.device}."
             )
 
 

@@ -55,6 +55,13 @@ class Camera:
         viewmat, K = self.viewmat.to(target), self.K.to(target)
         return self if viewmat is self.viewmat and K is self.K else replace(self, viewmat=viewmat, K=K)
 
+    def like(self, tensor: Tensor) -> Camera:
+        """With matrices of a tensor's dtype, on its device."""
+        kind = tensor.dtype, tensor.device
+        if (self.viewmat.dtype, self.viewmat.device) == kind and (self.K.dtype, self.K.device) == kind:
+            return self
+        return self.to(tensor.device).to(tensor.dtype)
+
     def resized(self, width: int, height: int) -> Camera:
         """The same camera at another image size; intrinsics scale with it."""
         scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype, device=self.K.device)

@@ -45,6 +45,8 @@ def rasterize_gsplat(inputs: RasterInputs) -> RasterOutputs:
     radii = inputs.gaussians.means.new_zeros(len(inputs.gaussians), 2)
     radii[packed.index] = packed.radii.to(radii.dtype)
     background = inputs.background[:, None, None, :]
+    if inputs.groups is None:
+        image, alpha, background = image.squeeze(0), alpha.squeeze(0), background.squeeze(0)
     return RasterOutputs(
         color=image[..., :3] + (1 - alpha)[..., None] * background,
         depth=image[..., 3],

@@ -31,10 +31,10 @@ def rasterize_reference(inputs: RasterInputs) -> RasterOutputs:
     for g, part in enumerate(parts):
         radii[inputs.groups == g] = part.radii
     return RasterOutputs(
-        color=torch.cat([p.color for p in parts]),
-        depth=torch.cat([p.depth for p in parts]),
-        alpha=torch.cat([p.alpha for p in parts]),
-        features=None if inputs.features is None else torch.cat([p.features for p in parts if p.features is not None]),
+        color=torch.stack([p.color for p in parts]),
+        depth=torch.stack([p.depth for p in parts]),
+        alpha=torch.stack([p.alpha for p in parts]),
+        features=None if inputs.features is None else torch.stack([p.features for p in parts if p.features is not None]),
         radii=radii,
     )
 
@@ -67,10 +67,10 @@ def _one_group(inputs: RasterInputs) -> RasterOutputs:
     radii = torch.zeros(len(inputs.gaussians), 2, dtype=values.dtype, device=values.device)
     radii[projected.index] = projected.extents.to(values.dtype)
     return RasterOutputs(
-        color=(image[..., :3] + (1 - alpha)[..., None] * inputs.background)[None],
-        depth=image[None, ..., 3],
-        alpha=alpha[None],
-        features=None if inputs.features is None else image[None, ..., 4:],
+        color=image[..., :3] + (1 - alpha)[..., None] * inputs.background,
+        depth=image[..., 3],
+        alpha=alpha,
+        features=None if inputs.features is None else image[..., 4:],
         radii=radii,
     )
 

@@ -72,14 +72,14 @@ class RasterInputs:
 
 @dataclass(frozen=True)
 class RasterOutputs:
-    """What a backend returns: one image a group.
+    """What a backend returns: one image a group, with a leading group dimension where the request has groups.
 
     ``color`` includes the background, ``depth`` is the accumulated ``sum_i T_i alpha_i z_i`` (camera z, world units),
     ``radii`` the half extent in pixels (x, y) of each Gaussian's footprint and 0 where it was not drawn.
     """
 
-    color: Float[Tensor, "g h w 3"]
-    depth: Float[Tensor, "g h w"]
-    alpha: Float[Tensor, "g h w"]
-    features: Float[Tensor, "g h w f"] | None
+    color: Float[Tensor, "*g h w 3"]
+    depth: Float[Tensor, "*g h w"]
+    alpha: Float[Tensor, "*g h w"]
+    features: Float[Tensor, "*g h w f"] | None
     radii: Float[Tensor, "n 2"]

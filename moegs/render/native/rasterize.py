@@ -7,7 +7,7 @@ sort, tile lists and compositing, with gradients to all of it. The readable twin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -72,14 +72,9 @@ def rasterize_native(inputs: RasterInputs) -> RasterOutputs:
     tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
     color, depth, alpha, features, radii = _Rasterize.apply(frame, *tensors)
+    out = RasterOutputs(color, depth, alpha, features, radii)
     dtype = inputs.gaussians.means.dtype
-    return RasterOutputs(
-        color=color.to(dtype),
-        depth=depth.to(dtype),
-        alpha=alpha.to(dtype),
-        features=None if inputs.features is None else features.to(dtype),
-        radii=radii.to(dtype),
-    )
+    return out if dtype == torch.float32 else replace(out, **{k: v.to(dtype) for k, v in vars(out).items() if v is not None})
 
 
 class Projection(NamedTuple):
@@ -111,7 +106,7 @@ def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions 
     """
     library()
     background = gaussians.means.new_zeros(1, 3)
-    seen = as_seen(gaussians, camera.to(gaussians.means.device).to(gaussians.means.dtype), (options,), None)
+    seen = as_seen(gaussians, camera.like(gaussians.means), (options,), None)
     inputs = RasterInputs(gaussians=seen, camera=camera, options=(options,), background=background)
     tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
@@ -120,12 +115,11 @@ def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions 
 
 def _tensors(inputs: RasterInputs) -> _Inputs:
     g = inputs.gaussians
-    given = {
-        "means": g.means, "quats": g.quats, "scales": g.scales, "covars": g.covars, "opacities": g.opacities, "sh": g.sh,
-        "features": inputs.features, "probe": inputs.probe, "viewmat": inputs.camera.viewmat, "background": inputs.background,
-    }  # fmt: skip
-    plain: dict[str, Any] = {name: _plain(name, value) for name, value in given.items()}
-    return _Inputs(**plain)
+    given: Any = _Inputs(
+        g.means, g.quats, g.scales, g.covars, g.opacities, g.sh,
+        inputs.features, inputs.probe, inputs.camera.viewmat, inputs.background,
+    )  # fmt: skip
+    return _Inputs._make(map(_plain, _Inputs._fields, given))
 
 
 def _plain(name: str, value: Tensor | None) -> Tensor | None:
@@ -135,7 +129,8 @@ def _plain(name: str, value: Tensor | None) -> Tensor | None:
         raise BackendError(
             f"native: expected {name} on the CPU, got it on {value.device}; move the tensors or use another backend."
         )
-    return value.to(torch.float32).contiguous()
+    plain = value.dtype == torch.float32 and value.is_contiguous()
+    return value if plain else value.to(torch.float32).contiguous()
 
 
 def _frame(inputs: RasterInputs) -> _Frame:
@@ -211,7 +206,7 @@ def _complain(x: _Inputs) -> None:
     raise ShapeError("native: an input is not finite.")
 
 
-def _empty_like(wanted: Sequence[bool], x: _Inputs) -> list[Tensor | None]:
+def _empty_like(wanted: Sequence[bool], x: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [torch.empty_like(t) if w and t is not None else None for w, t in zip(wanted, x, strict=True)]
 
 
@@ -219,19 +214,20 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, frame: _Frame, *tensors: Any) -> tuple[Tensor | None, ...]:
         x = _Inputs(*tensors)
-        size = (len(frame.options), frame.height, frame.width)
+        size = (frame.height, frame.width) if frame.groups is None else (len(frame.options), frame.height, frame.width)
         color, depth, alpha = (torch.empty(*size, *c) for c in ((3,), (), ()))
         features = None if x.features is None else torch.empty(*size, x.features.shape[1])
         radii = torch.empty(len(x.means), 2)
         call = _call(frame, x)
+        images = [_array(i) for i in (color, depth, alpha, features, radii)]
         try:
-            trace = library().forward(call, *map(_array, (color, depth, alpha, features, radii)), frame.threads)
+            trace = library().forward(call, *images, frame.threads)
         except RuntimeError as error:
             raise BackendError(f"native: {error}.") from None
         if not trace.finite:
             _complain(x)
         ctx.save_for_backward(*tensors, color, depth, alpha, features, radii)
-        ctx.frame, ctx.call, ctx.trace = frame, call, trace
+        ctx.frame, ctx.call, ctx.trace, ctx.images = frame, call, trace, images
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return color, depth, alpha, features, radii
@@ -242,15 +238,12 @@ class _Rasterize(torch.autograd.Function):
         if all(g is None for g in grads[:4]):
             return (None,) * (1 + len(_Inputs._fields))
         library().rouse(ctx.frame.threads)
-        saved = ctx.saved_tensors
-        x = _Inputs(*saved[: len(_Inputs._fields)])
-        *images, radii = saved[len(_Inputs._fields) :]
-        wanted = _empty_like(ctx.needs_input_grad[1:], x)
+        saved = ctx.saved_tensors  # complains if one was changed since; the kernels read what ctx.call and ctx.images hold
+        wanted = _empty_like(ctx.needs_input_grad[1:], saved[: len(_Inputs._fields)])
         given = [None if g is None else _array(g.contiguous()) for g in grads[:4]]
-        images, arrays = [_array(i) for i in images], [_array(w) for w in wanted]
-        library().backward(
-            ctx.call, ctx.trace, _array(radii), images, given, arrays, ctx.frame.absgrad, ctx.frame.threads
-        )
+        arrays = [_array(w) for w in wanted]
+        *images, radii = ctx.images
+        library().backward(ctx.call, ctx.trace, radii, images, given, arrays, ctx.frame.absgrad, ctx.frame.threads)
         return None, *wanted
 
 
