@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     help="Share of the photograph's term; the rest is the mixture's.",
 )
 @click.option(
+    "--adopt", type=click.FloatRange(0, 1, max_open=True), default=0.3, show_default=True,
+    help="Largest share of the student's Gaussians to replace by ones of the other experts; 0 for the paper's way.",
+)  # fmt: skip
+@click.option(
     "--between", type=click.FloatRange(0), default=0.0, show_default=True,
     help="Cameras for each training camera, added between them, where MIXTURE alone teaches.",
 )  # fmt: skip
@@ -56,6 +60,7 @@ def distill(
 ) -> None:  # fmt: skip
     """Teach one expert: photographs where MIXTURE trusts it, the mixture's own frames elsewhere.
 
+    A trained expert first takes over Gaussians of the others in the place of idle ones, and stays as large as it was.
     OUT receives expert.safetensors (with --compare also retrained/expert.safetensors), checkpoints and distill.json.
     The table is of the held-out cameras.
     """
@@ -90,7 +95,7 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
     prior = teacher.experts[into].prior.name if into in teacher.experts else into
     _, fit = budget(options["budget"], scene, prior)
     fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps)
-    return DistillConfig(options["weight"], options["between"], fit)
+    return DistillConfig(options["weight"], options["adopt"], options["between"], fit)
 
 
 def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path, progress: bool) -> None:

@@ -10,6 +10,7 @@ SpacetimeGaussians starts from, takes seconds, and needs nothing but the picture
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -86,7 +87,9 @@ def with_moving_points(
         always if own.spans is None else own.spans,
         torch.zeros_like(own.points) if own.velocities is None else own.velocities,
     )
-    return PointCloud(**{name: torch.cat([value, getattr(found, name)]) for name, value in vars(own).items()})
+    names = ("points", "colors", "times", "spans", "velocities")
+    both: dict[str, Any] = {name: torch.cat([getattr(own, name), getattr(found, name)]) for name in names}
+    return PointCloud(**both)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from moegs.errors import ConfigError, DataError
 from moegs.gaussians.cloud import PointCloud
+from moegs.gaussians.container import Gaussians
 from moegs.gaussians.harmonics import from_rgb
 from moegs.gaussians.params import PREFIX, Params
 
 NEIGHBOURS = 3
+LEAST = 0.005  # opacity, and transparency, that a Gaussian starts with: logits must stay where they can move
 FLOOR, CEILING = 0.05, 10.0  # least and greatest scale, in medians: duplicates would vanish, strays would fog the scene
 
 
@@ -24,7 +26,7 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
 
     ``means``, ``quats`` (identity, wxyz), ``scales`` (log of the mean distance to three neighbours), ``opacities``
     (logit), ``sh_dc`` [n,1,3] (the point's colour from everywhere), ``sh_rest`` [n,k,3] (zero), each under
-    ``gaussian.`` or ``gaussian.<population>.``.
+    ``gaussian.`` or ``gaussian.<population>.``. A cloud with looks gives all but the means instead.
 
     Raises:
         ConfigError: the degree is not 0 to 3, or the opacity is not between 0 and 1.
@@ -35,12 +37,26 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
     fields = {
         "means": points.clone(),
         "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
-        "scales": _spacing(cloud).log()[:, None].repeat(1, 3),
+        "scales": points.new_zeros(n, 3) if cloud.looks else _spacing(cloud).log()[:, None].repeat(1, 3),
         "opacities": points.new_full((n,), math.log(opacity / (1 - opacity))),
         "sh_dc": from_rgb(cloud.colors)[:, None, :].clone(),
         "sh_rest": points.new_zeros(n, (sh_degree + 1) ** 2 - 1, 3),
     }
+    if cloud.looks is not None:
+        fields |= _looks(cloud.looks, fields["sh_rest"])
     return {f"{prefix(population)}{name}": value for name, value in fields.items()}
+
+
+def _looks(known: Gaussians, rest: Float[Tensor, "n k 3"]) -> dict[str, Tensor]:
+    assert known.quats is not None and known.scales is not None  # clouds take no others
+    terms = min(rest.shape[1], known.sh.shape[1] - 1)
+    return {
+        "quats": known.quats.clone(),
+        "scales": known.scales.clamp_min(1e-12).log(),
+        "opacities": torch.logit(known.opacities.clamp(LEAST, 1 - LEAST)),
+        "sh_dc": known.sh[:, :1].clone(),
+        "sh_rest": torch.cat([known.sh[:, 1 : 1 + terms], rest[:, terms:]], dim=1),
+    }
 
 
 def prefix(population: str = "") -> str:

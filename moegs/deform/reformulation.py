@@ -42,7 +42,7 @@ from moegs.deform._neighbours import roughness
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.cloud import PointCloud
-from moegs.gaussians.container import Gaussians
+from moegs.gaussians.container import Gaussians, covariances
 from moegs.gaussians.params import Params
 from moegs.gaussians.quaternions import normalize
 
@@ -152,7 +152,7 @@ class Reformulation(Prior):
             "gaussian.log_time_scales": (durations * span).log(),
             "time.span": torch.tensor([span]),
         }
-        return params | _leaning(cloud, params, span, self)
+        return params | (_leaning if cloud.looks is None else _looking)(cloud, params, span, self)
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         """The cut at time t; every camera sees the same."""
@@ -254,6 +254,37 @@ def _leaning(cloud: PointCloud, params: Params, span: float, config: Reformulati
         "gaussian.quats_right": torch.cat([upright, -toward], dim=1),
         "gaussian.log_time_scales": ((time - space * angle.sin() ** 2) / angle.cos() ** 2).log() / 2,
     }
+
+
+def _looking(cloud: PointCloud, params: Params, span: float, config: Reformulation) -> Params:
+    """Rotors and scales of Gaussians in space and time whose slices have the looks of the points, and move as these do.
+
+    With covariance S in space, variance τ² in time to be kept and velocity v, it is ``[[S + τ² v vᵀ, τ² v], [τ² vᵀ, τ²]]``.
+    """
+    if cloud.looks is None or not config.rot_4d:
+        return {}
+    time = params["gaussian.log_time_scales"].double().exp()[:, None, None] ** 2
+    speed = torch.zeros_like(cloud.points) if cloud.velocities is None else cloud.velocities / span
+    speed = speed.double()[:, :, None]
+    space = covariances(cloud.looks).double() + time * speed @ speed.mT
+    whole = torch.cat([torch.cat([space, time * speed], dim=2), torch.cat([time * speed.mT, time], dim=2)], dim=1)
+    values, axes = torch.linalg.eigh(whole)
+    order = axes[:, 3].abs().argsort(dim=1)  # the axis most along time comes last
+    values, axes = values.gather(1, order), axes.gather(2, order[:, None].expand(-1, 4, -1))
+    mirrored = torch.linalg.det(axes) < 0
+    axes = torch.where(mirrored[:, None, None] & (torch.arange(4) == 0), -axes, axes)
+    left, right = rotors(axes, config.flipped)
+    scales = values.clamp_min(1e-20).log() / 2
+    fields = {"quats": left, "quats_right": right, "scales": scales[:, :3], "log_time_scales": scales[:, 3]}
+    return {f"gaussian.{name}": value.to(cloud.points) for name, value in fields.items()}
+
+
+def rotors(turn: Float[Tensor, "n 4 4"], flipped: bool = True) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Left and right unit quaternion of 4D rotations: what :func:`rotation` turns back into them."""
+    products = (turn.flatten(1) @ _PRODUCTS[flipped].to(turn).T / 4).unflatten(1, (4, 4))
+    column = torch.linalg.vector_norm(products, dim=1).argmax(dim=1)
+    left = normalize(products.gather(2, column[:, None, None].expand(-1, 4, 1))[..., 0])
+    return left, (left[:, None] @ products)[:, 0]
 
 
 def rotation(left: Float[Tensor, "n 4"], right: Float[Tensor, "n 4"], flipped: bool = True) -> Float[Tensor, "n 4 4"]:

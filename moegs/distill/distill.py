@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moegs import deform
 from moegs.data import Scene, View
 from moegs.deform.prior import Prior
+from moegs.distill.adopt import adopt
 from moegs.distill.loss import distillation_loss
 from moegs.distill.novel import with_novel_views
 from moegs.distill.teacher import Teacher, cache_teacher, mixture_key
@@ -20,6 +22,9 @@ from moegs.gaussians.params import Params
 from moegs.route.mixture import Mixture
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
+from moegs.train.views import sample_views
+
+RANKED = 64  # views from which it is seen who is idle
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class DistillConfig:
 
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
+        adopt: largest share of a continuing student's Gaussians that others of the mixture take the place of, see
+            :func:`moegs.distill.adopt`; none in the paper.
         between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach;
             none in the paper. Meant for few cameras, to which a student would fit too closely.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
@@ -35,10 +42,13 @@ class DistillConfig:
     """
 
     weight: float = 0.5
+    adopt: float = 0.3
     between: float = 0.0
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.adopt < 1:
+            raise ConfigError(f"distillation: expected adopt in [0, 1), a share of the student, got {self.adopt}.")
         if self.between < 0:
             raise ConfigError(f"distillation: expected between ≥ 0, cameras for each one of the rig, got {self.between}.")
 
@@ -107,7 +117,9 @@ def distill(
 ) -> Expert:
     """Train one expert on photographs where the mixture trusts it and on the mixture's frames elsewhere (MoE-GS §3.4).
 
-    With ``config.between``, also between the cameras, where the mixture's frames are all there is (not in the paper).
+    One that continues first takes over Gaussians of the others in the place of idle ones (``config.adopt``) and stays as
+    large as it was. With ``config.between``, it also learns between the cameras, where the mixture's frames are all there
+    is. Neither is in the paper.
 
     Args:
         mixture: the teacher; it stays as it is.
@@ -122,14 +134,23 @@ def distill(
         progress: show bars.
     """
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
+    start = _widened(mixture, scene, student, config)
     teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
     novel = round(config.between * len(scene.train))
     wider = with_novel_views(scene, mixture, novel, cache, seed=config.fit.seed, progress=progress)
     lesson = Lesson(teacher, config, mixture_key(mixture), len(scene.cameras))
     taught = fit_expert(
-        wider, student.prior, student.fit, start=student.start, loss=lesson, out=out, resume=resume, progress=progress
+        wider, student.prior, student.fit, start=start, loss=lesson, out=out, resume=resume, progress=progress
     )
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
+
+
+def _widened(mixture: Mixture, scene: Scene, student: Student, config: DistillConfig) -> Params | None:
+    if student.start is None or student.expert is None or not config.adopt:
+        return student.start
+    alone = Expert(student.prior, student.start, student.fit.options, student.fit.background, student.prior.decoder)
+    views, generator = sample_views(scene, RANKED, seed=config.fit.seed), torch.Generator().manual_seed(config.fit.seed)
+    return adopt(mixture, student.expert, alone, views, scene.n_frames, config.adopt, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -161,7 +182,8 @@ class Lesson:
     def description(self) -> dict[str, Any]:
         """What must be the same to go on with a run."""
         config = self.config
-        return {"name": "distillation", "weight": config.weight, "between": config.between, "mixture": self.mixture}
+        how = {"weight": config.weight, "adopt": config.adopt, "between": config.between}
+        return {"name": "distillation", "mixture": self.mixture} | how
 
 
 def retrain(

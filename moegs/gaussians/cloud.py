@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moegs.errors import ShapeError
+from moegs.gaussians.container import Gaussians
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class PointCloud:
         spans: for how long each point is known to be there, as a fraction of the clip around its time, ``[n]``; None
             when all may be there throughout.
         velocities: how far each point moves, in world units per clip length, ``[n, 3]``; None when nothing is known.
+        looks: Gaussians that the points are known to be, ``n`` of them with ``quats`` and ``scales``; their means count for
+            nothing. None when only points are known.
 
     Raises:
         ShapeError: a field has the wrong shape, or is not float32.
@@ -33,6 +36,7 @@ class PointCloud:
     times: Float[Tensor, "n"] | None = None
     spans: Float[Tensor, "n"] | None = None
     velocities: Float[Tensor, "n 3"] | None = None
+    looks: Gaussians | None = None
 
     def __post_init__(self) -> None:
         n = self.points.shape[0] if self.points.ndim else -1
@@ -41,6 +45,8 @@ class PointCloud:
         for name, shape in (("times", (n,)), ("spans", (n,)), ("velocities", (n, 3))):
             if (value := getattr(self, name)) is not None:
                 _expect(name, value, shape)
+        if self.looks is not None and (len(self.looks) != n or self.looks.quats is None or self.looks.by_covar is not None):
+            raise ShapeError(f"PointCloud.looks: expected {n} Gaussians with quats and scales.")
 
     def __len__(self) -> int:
         return self.points.shape[0]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from moegs import deform
+from moegs.errors import ShapeError
 from moegs.gaussians.cloud import PointCloud
+from moegs.gaussians.container import Gaussians, covariances
 
 
 def _brief(n: int = 3000) -> PointCloud:
@@ -53,3 +55,37 @@ def test_points_of_unknown_time_start_as_if_the_cloud_had_no_times(name):
     marked = PointCloud(cloud.points, cloud.colors, unknown, torch.ones(50), torch.zeros(50, 3))
     started = [prior.init(c, torch.Generator().manual_seed(0)) for c in (timeless, marked)]
     assert all(torch.allclose(v, started[1][k], atol=1e-6) for k, v in started[0].items())
+
+
+def _looks(n: int) -> Gaussians:
+    g = torch.Generator().manual_seed(6)
+    return Gaussians(
+        torch.zeros(n, 3), 0.1 + 0.8 * torch.rand(n, generator=g), 0.3 * torch.randn(n, 4, 3, generator=g),
+        torch.nn.functional.normalize(torch.randn(n, 4, generator=g), dim=-1),
+        0.05 + 0.3 * torch.rand(n, 3, generator=g),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["embedding", "hexplane", "interpolation", "polynomial", "reformulation"])
+@pytest.mark.parametrize("moving", [False, True])
+def test_points_with_looks_start_as_the_gaussians_they_are(name, moving):
+    n, brief = 40, _brief(40)
+    looks = _looks(n)
+    cloud = PointCloud(brief.points, brief.colors, brief.times, brief.spans, brief.velocities if moving else None, looks)
+    prior = deform.get(name).for_clip(40)
+    now = prior.deform(prior.init(cloud, torch.Generator().manual_seed(0)), 0.5)
+    torch.testing.assert_close(now.means, cloud.points, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(covariances(now), covariances(looks), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(now.opacities, looks.opacities, atol=1e-3, rtol=1e-3)
+    k = min(now.sh.shape[1], 4)
+    torch.testing.assert_close(now.sh[:, :k], looks.sh[:, :k], atol=1e-5, rtol=1e-5)
+    assert now.sh[:, 4:].abs().max() == 0 if now.sh.shape[1] > 4 else True
+
+
+def test_looks_have_axes_and_are_as_many_as_the_points():
+    cloud, looks = _brief(5), _looks(5)
+    known = (cloud.points, cloud.colors, None, None, None)
+    for wrong in (looks[:4], Gaussians(looks.means, looks.opacities, looks.sh, covars=covariances(looks))):
+        with pytest.raises(ShapeError, match="looks"):
+            PointCloud(*known, wrong)
+    assert len(PointCloud(*known, looks)[torch.tensor([3, 1])].looks) == 2

@@ -130,6 +130,16 @@ def test_rotations_are_orthogonal_in_either_order_of_axes() -> None:
     assert torch.equal(early, late.flip(-1, -2))
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_every_rotation_has_rotors(flipped: bool) -> None:
+    turns = torch.linalg.qr(torch.randn(50, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    turns[:, :, 0] *= torch.linalg.det(turns)[:, None]
+    turns[0] = torch.eye(4)
+    left, right = reformulation.rotors(turns, flipped)
+    torch.testing.assert_close(torch.linalg.vector_norm(left, dim=1), torch.ones(50, dtype=torch.float64))
+    torch.testing.assert_close(reformulation.rotation(left, right, flipped), turns)
+
+
 def test_the_cut_is_the_schur_complement() -> None:
     params = alive()
     turn = reformulation.rotation(params["gaussian.quats"], params["gaussian.quats_right"])
