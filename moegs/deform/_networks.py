@@ -95,12 +95,12 @@ def _linear(name: str, inputs: int, outputs: int, generator: torch.Generator | N
 def run(
     params: Params, prefix: str, first: Float[Tensor, "n w"], heads: Sequence[str]
 ) -> dict[str, Float[Tensor, "n _"]]:
-    """What the heads add to the raw fields, given the output of the trunk's first linear layer."""
+    """What the heads add to the raw fields, given the output of the trunk's first linear layer, which is overwritten."""
     hidden, layer = first, 1
     while f"{prefix}trunk.{layer}.weight" in params:
-        hidden = linear(params, f"{prefix}trunk.{layer}", torch.relu(hidden))
+        hidden = linear(params, f"{prefix}trunk.{layer}", torch.relu_(hidden))
         layer += 1
-    hidden = torch.relu(hidden)
+    hidden = torch.relu_(hidden)
     deep = [h for h in heads if f"{prefix}{h}.1.weight" in params]
     shallow = [h for h in heads if h not in deep]
     return _shallow_heads(params, prefix, hidden, shallow) | _deep_heads(params, prefix, hidden, deep)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moegs.train.checkpoint import NAME, Checkpoint, save_checkpoint
+from moegs.train.memory import freed_memory_kept
 from moegs.train.progress import MetricsLog, training_bar
 
 
@@ -57,7 +58,7 @@ def train_loop(
     """
     log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
     try:
-        with training_bar(pace.title, pace.steps, run.step, progress) as show:
+        with freed_memory_kept(), training_bar(pace.title, pace.steps, run.step, progress) as show:
             while run.step < pace.steps:
                 last = run.step + 1 == pace.steps
                 shown = last or (run.step + 1) % pace.show_every == 0
