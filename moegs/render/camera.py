@@ -82,4 +82,5 @@ def view_directions(camera: Camera) -> Float[Tensor, "h w 3"]:
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
     right, down, forward = camera.viewmat[:3, :3].to(k)
     # sums of outer products: a matrix as narrow as this is multiplied slowly
-    return torch.nn.functional.normalize(x[:, None] * right + (y[:, None] * down + forward)[:, None], dim=-1)
+    directions = x[:, None] * right + (y[:, None] * down + forward)[:, None]
+    return directions * (x.square() + (y.square() + 1)[:, None]).rsqrt()[..., None]  # a rotation keeps lengths
