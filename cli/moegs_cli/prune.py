@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
     "  moegs prune runs/mix --data clip --ratio 0.4 --out runs/mix40\n"
-    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 1000 --out runs/mix55\n"
+    "  moegs prune runs/mix --data clip --ratio 0.55 --refit 2000 --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --criterion gate --rounds 1 --refit 300 --router-only --out runs/mix55\n"
     "  moegs prune runs/mix --data clip --ratio 0.55 --curve --out runs/mix55",
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option(
     "--refit", type=click.IntRange(0), default=0, show_default=True,
-    help="Steps of experts and router together, afterwards.",
+    help="Steps of experts and router together: a quarter of them halfway to RATIO, the others afterwards.",
 )  # fmt: skip
 @click.option("--router-only", is_flag=True, help="Refit the router alone, as in the paper.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
@@ -64,32 +64,40 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force:
     before, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(before, scene)
     views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "scoring Gaussians", not quiet)
-    pruned, report = _dropped(before, views, rest)
-    pruned = _refitted(scene, pruned, rest, quiet)
+    pruned, report = _pruned(scene, before, views, rest, quiet)
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
     _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest | {"quiet": quiet}, out)
     if curve:
         _curve(before, scene, views, rest, out, quiet)
 
 
-def _dropped(mixture: Mixture, views: Watched, options: dict[str, Any]) -> tuple[Mixture, PruneReport]:
+def _pruned(
+    scene: Scene, mixture: Mixture, views: Watched, options: dict[str, Any], quiet: bool
+) -> tuple[Mixture, PruneReport]:
     from moegs.errors import ConfigError
-    from moegs.prune import criterion, prune_in_rounds
+    from moegs.prune import criterion, prune_and_refit
     from moegs.prune import prune as drop
 
     score, ratio, threshold = criterion(options["criterion"]), options["ratio"], options["threshold"]
     if (ratio is None) == (threshold is None):
         raise ConfigError("prune: expected either --ratio or --threshold.")
     if threshold is not None:
-        return drop(mixture, score(mixture, views), threshold=threshold)
-    return prune_in_rounds(mixture, score, views, ratio=ratio, rounds=options["rounds"])
+        pruned, report = drop(mixture, score(mixture, views), threshold=threshold)
+        return _refitted(scene, pruned, options, quiet), report
+    how = _refitting(options, quiet)
+    return prune_and_refit(
+        scene, mixture, score, views, ratio=ratio, rounds=options["rounds"], steps=options["refit"], **how
+    )
 
 
 def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bool) -> Mixture:
     from moegs.prune import refit
 
-    how = {"router_only": options["router_only"], "seed": options["seed"], "progress": not quiet}
-    return refit(scene, mixture, options["refit"], **how)
+    return refit(scene, mixture, options["refit"], **_refitting(options, quiet))
+
+
+def _refitting(options: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    return {"router_only": options["router_only"], "seed": options["seed"], "progress": not quiet}
 
 
 def _show(

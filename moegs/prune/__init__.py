@@ -1,7 +1,7 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
 from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, write_curve
-from moegs.prune.refit import refit
+from moegs.prune.refit import prune_and_refit, refit
 from moegs.prune.scores import (
     CRITERIA,
     blend_sensitivity,
@@ -27,6 +27,7 @@ __all__ = [
     "megabytes",
     "opacity",
     "prune",
+    "prune_and_refit",
     "prune_in_rounds",
     "pruning_curve",
     "random",

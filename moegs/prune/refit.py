@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from moegs.data import Scene
+from moegs.data import Scene, View
+from moegs.prune.select import PruneReport, Score, prune_in_rounds
 from moegs.route.mixture import Mixture
 from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
+
+EARLY = 0.25  # of the steps come when half of the rounds are over
+
+
+def prune_and_refit(
+    scene: Scene,
+    mixture: Mixture,
+    score: Score,
+    views: Iterable[View],
+    *,
+    ratio: float,
+    steps: int,
+    rounds: int = 8,
+    router_only: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Mixture, PruneReport]:
+    """Prune in rounds, learn, prune on, and learn again: what is left is ranked anew once it has closed the first gaps.
+
+    Args:
+        scene: the clip that the mixture was trained on.
+        mixture: what to prune; it stays as it is.
+        score: a criterion, see :data:`moegs.prune.CRITERIA`.
+        views: cameras and times to score on.
+        ratio: fraction of all Gaussians to drop.
+        steps: of all learning, a quarter of it halfway; with 0 this is :func:`prune_in_rounds`.
+        rounds: steps to the ratio; with 1 all learning comes afterwards.
+        router_only: as for :func:`refit`.
+        seed: orders the views.
+        progress: show bars.
+
+    Raises:
+        ConfigError: the ratio or the number of rounds has no meaning.
+    """
+
+    def learn(pruned: Mixture, steps: int, seed: int) -> Mixture:
+        return refit(scene, pruned, steps, router_only=router_only, seed=seed, progress=progress)
+
+    early = round(EARLY * steps) if rounds > 1 else 0
+    pruned, report = prune_in_rounds(
+        mixture, score, views, ratio=ratio, rounds=rounds, halfway=lambda half: learn(half, early, seed + 1)
+    )
+    return learn(pruned, steps - early, seed), report
 
 
 def refit(

@@ -87,7 +87,13 @@ def _drop(mixture: Mixture, scores: Float[Tensor, "n"], keep: Bool[Tensor, "n"])
 
 
 def prune_in_rounds(
-    mixture: Mixture, score: Score, views: Iterable[View], *, ratio: float, rounds: int = 8
+    mixture: Mixture,
+    score: Score,
+    views: Iterable[View],
+    *,
+    ratio: float,
+    rounds: int = 8,
+    halfway: Callable[[Mixture], Mixture] | None = None,
 ) -> tuple[Mixture, PruneReport]:
     """Reach a ratio in equal steps and score afresh before each.
 
@@ -100,6 +106,8 @@ def prune_in_rounds(
         views: cameras and times to score on; gone through once a round.
         ratio: fraction of all Gaussians to drop in the end, in [0, 1).
         rounds: how many steps, at least one.
+        halfway: what is done to the mixture when half of several rounds are over, such as a short refit; Gaussians must
+            stay as many as they are.
 
     Raises:
         ConfigError: the ratio or the number of rounds has no meaning.
@@ -109,6 +117,8 @@ def prune_in_rounds(
     total, pruned, report = sum(mixture.router.counts), mixture, None
     for done in range(1, rounds + 1):
         pruned, report = prune(pruned, score(pruned, views), keep=total - int(ratio * total * done / rounds))
+        if halfway is not None and done == rounds // 2:
+            pruned = halfway(pruned)
     after = {n: len(e) for n, e in pruned.experts.items()}
     before = {n: len(e) for n, e in mixture.experts.items()}
     emptied = tuple(n for n in before if n not in after)

@@ -14,6 +14,8 @@ from moegs.prune import (
     megabytes,
     opacity,
     prune,
+    prune_and_refit,
+    prune_in_rounds,
     pruning_curve,
     refit,
     write_curve,
@@ -84,3 +86,34 @@ def test_views_are_sampled_evenly_and_again():
     assert len(set(views.pairs)) == 6 and {c for c, _ in views.pairs} == {1, 2}
     assert len(sample_views(small_scene(), 100)) == 8
     assert {c for c, _ in sample_views(small_scene(), 3, cameras=(2,)).pairs} == {2}
+
+
+def test_what_is_left_halfway_learns_before_it_is_ranked_again():
+    mixture, scene = make_mixture(), small_scene()
+    n, asked = sum(mixture.router.counts), []
+
+    def score(m, views):
+        asked.append((sum(m.router.counts), m.router.base.detach().clone()))
+        return gated_contribution(m, views)
+
+    how = {"ratio": 0.5, "rounds": 2, "progress": False, "seed": 3}
+    views = sample_views(scene, 2)
+    pruned, report = prune_and_refit(scene, mixture, score, views, steps=4, **how)
+    assert [count for count, _ in asked] == [n, n - n // 4] and sum(report.after.values()) == n - n // 2
+    half, _ = prune_in_rounds(mixture, gated_contribution, views, ratio=0.25, rounds=1)
+    learned = refit(scene, half, 1, seed=4, progress=False)  # a quarter of the steps, with views in another order
+    assert torch.equal(asked[1][1], learned.router.base) and not torch.equal(half.router.base, learned.router.base)
+    rest, _ = prune(learned, gated_contribution(learned, views), keep=n - n // 2)
+    expected = refit(scene, rest, 3, seed=3, progress=False)
+    assert torch.equal(pruned.router.base, expected.router.base)
+    assert report.before == {k: len(e) for k, e in mixture.experts.items()}
+
+
+def test_without_steps_or_with_one_round_nothing_learns_halfway():
+    mixture, scene, views = make_mixture(), small_scene(), sample_views(small_scene(), 2)
+    still, _ = prune_and_refit(scene, mixture, opacity, views, ratio=0.5, steps=0, rounds=4, progress=False)
+    alone, _ = prune_in_rounds(mixture, opacity, views, ratio=0.5, rounds=4)
+    assert torch.equal(still.router.base, alone.router.base)
+    once, _ = prune_and_refit(scene, mixture, opacity, views, ratio=0.5, steps=2, rounds=1, progress=False)
+    after = refit(scene, prune_in_rounds(mixture, opacity, views, ratio=0.5, rounds=1)[0], 2, progress=False)
+    assert torch.equal(once.router.base, after.router.base)

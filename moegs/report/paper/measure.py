@@ -13,8 +13,7 @@ from moegs.distill import DistillConfig, distill, retrain
 from moegs.expert import Expert, load_expert
 from moegs.metrics import FrameScores, take_turns
 from moegs.prune import criterion as score_named
-from moegs.prune import megabytes, prune_in_rounds
-from moegs.prune import refit as refitted
+from moegs.prune import megabytes, prune_and_refit
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
@@ -86,8 +85,8 @@ def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored
     whole = bench.refined(bench.plan.names)
     how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
     views = sample_views(bench.scene, scored, seed=bench.seed)
-    pruned, _ = prune_in_rounds(whole, score_named(criterion), views, ratio=ratio, rounds=rounds)
-    pruned = refitted(bench.scene, pruned, refit, **how)
+    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": refit}
+    pruned, _ = prune_and_refit(bench.scene, whole, score_named(criterion), views, **rounded, **how)
     return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
 
 
