@@ -12,6 +12,7 @@ from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 
 EARLY = 0.25  # of the steps come when half of the rounds are over
+WARM = 0.3  # of its learning rates is left to this part in the end: more is to come
 
 
 def prune_and_refit(
@@ -45,18 +46,24 @@ def prune_and_refit(
         ConfigError: the ratio or the number of rounds has no meaning.
     """
 
-    def learn(pruned: Mixture, steps: int, seed: int) -> Mixture:
-        return refit(scene, pruned, steps, router_only=router_only, seed=seed, progress=progress)
+    early, how = round(EARLY * steps) if rounds > 1 else 0, {"router_only": router_only, "progress": progress}
 
-    early = round(EARLY * steps) if rounds > 1 else 0
-    pruned, report = prune_in_rounds(
-        mixture, score, views, ratio=ratio, rounds=rounds, halfway=lambda half: learn(half, early, seed + 1)
-    )
-    return learn(pruned, steps - early, seed), report
+    def learn(half: Mixture) -> Mixture:
+        return refit(scene, half, early, seed=seed + 1, decay=WARM, **how)
+
+    pruned, report = prune_in_rounds(mixture, score, views, ratio=ratio, rounds=rounds, halfway=learn)
+    return refit(scene, pruned, steps - early, seed=seed, **how), report
 
 
 def refit(
-    scene: Scene, mixture: Mixture, steps: int, *, router_only: bool = False, seed: int = 0, progress: bool = True
+    scene: Scene,
+    mixture: Mixture,
+    steps: int,
+    *,
+    router_only: bool = False,
+    decay: float = RefineConfig.decay,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Mixture:
     """Train a pruned mixture on, without adding or removing Gaussians; the mixture that is given stays as it is.
 
@@ -66,13 +73,14 @@ def refit(
         steps: optimisation steps; with 0 the mixture comes back as it is.
         router_only: the router alone, at a fifth of its usual rates, as in the paper. Otherwise experts and router together,
             through the blend (:func:`moegs.train.refine_mixture`): the Gaussians that are left then close the gaps.
+        decay: fraction of the learning rates that is left in the end, of experts and router together.
         seed: orders the views.
         progress: show a bar.
     """
     if steps < 1:
         return mixture
     if not router_only:
-        return refine_mixture(scene, mixture, RefineConfig(steps=steps, seed=seed), progress=progress)
+        return refine_mixture(scene, mixture, RefineConfig(steps=steps, seed=seed, decay=decay), progress=progress)
     usual = RouteConfig()
     config = replace(
         usual, router=mixture.router.config, steps=steps, seed=seed, lr_weights=usual.lr_weights / 5,
