@@ -22,7 +22,7 @@ from moegs.gaussians.container import Gaussians, concatenate, covariances
 from moegs.gaussians.harmonics import to_rgb
 from moegs.gaussians.params import Params, join, population_of, take
 from moegs.gaussians.quaternions import decompose
-from moegs.render.api import splat
+from moegs.render.api import shares
 from moegs.route.mixture import Mixture, render_mixture
 
 ALWAYS = 0.9  # of the clip: who is there for as long is there throughout
@@ -87,12 +87,9 @@ def gated_shares(
         seen += 1
         with torch.no_grad():
             gates = render_mixture(mixture, view.camera, view.time, backend=backend).gates
-            now = {n: e.at(view.time) for n, e in experts.items()}
-        for n, e in experts.items():
-            ones = now[n].means.new_ones(len(e), 1).requires_grad_()
-            shown = splat(now[n], view.camera, ones, options=e.options, backend=backend)
-            (pull,) = torch.autograd.grad(shown, ones, gates[order.index(n), ..., None])
-            total[n] += pull[:, 0].double().cpu()
+            for n, e in experts.items():
+                own = shares(e.at(view.time), view.camera, gates[order.index(n)], options=e.options, backend=backend)
+                total[n] += own.double().cpu()
     if not seen:
         raise DataError("adoption: expected at least one view, got none.")
     return {n: t.float() for n, t in total.items()}

@@ -1,6 +1,6 @@
 """Cameras and differentiable rasterisation of Gaussians."""
 
-from moegs.render.api import Render, expected_depth, rasterize, splat
+from moegs.render.api import Render, expected_depth, rasterize, shares, splat
 from moegs.render.camera import Camera, rays
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
 
@@ -13,5 +13,6 @@ __all__ = [
     "expected_depth",
     "rasterize",
     "rays",
+    "shares",
     "splat",
 ]

@@ -141,6 +141,36 @@ def splat(
     return render.features + background * (1 - render.alpha)[..., None]
 
 
+def shares(
+    gaussians: Gaussians,
+    camera: Camera,
+    weights: Float[Tensor, "h w"] | None = None,
+    *,
+    options: RasterOptions = RasterOptions(),
+    backend: str = "auto",
+) -> Float[Tensor, "n"]:
+    """How much of the image each Gaussian colours: ``sum_u weights(u) T_i(u) alpha_i(u)``, in pixels without weights.
+
+    The transpose of :func:`splat`, by one backward pass through it; no gradient passes through the result.
+
+    Example:
+        >>> import torch
+        >>> from moegs.gaussians import Gaussians
+        >>> two = Gaussians(means=torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 3.0]]), opacities=torch.tensor([0.9, 0.9]),
+        ...                 sh=torch.zeros(2, 1, 3), quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1),
+        ...                 scales=torch.full((2, 3), 0.1))
+        >>> camera = Camera(torch.eye(4), torch.tensor([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]), width=8, height=8)
+        >>> front, behind = shares(two, camera, backend="reference").tolist()
+        >>> front > 2 * behind
+        True
+    """
+    with torch.enable_grad():
+        ones = gaussians.means.new_ones(len(gaussians), 1).requires_grad_()
+        shown = splat(gaussians.detach(), camera, ones, options=options, backend=backend)
+    given = torch.ones_like(shown) if weights is None else weights[..., None].to(shown)
+    return torch.autograd.grad(shown, ones, given)[0][:, 0]
+
+
 def expected_depth(render: Render, empty: float = 0.0) -> Tensor:
     """Depth per unit of alpha, ``depth / alpha``, and ``empty`` where nothing was drawn."""
     drawn = render.alpha > 1e-6

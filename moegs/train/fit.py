@@ -15,7 +15,7 @@ from torch import Tensor
 from moegs.data import Scene, View
 from moegs.data.sweep import SweepConfig, with_moving_points
 from moegs.deform.prior import Prior, to_config
-from moegs.errors import DivergenceError
+from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert, render_expert
 from moegs.gaussians import densify
 from moegs.gaussians.cloud import PointCloud
@@ -29,6 +29,7 @@ from moegs.train._checks import at_least_one
 from moegs.train._loop import Pace, train_loop
 from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
+from moegs.train.idle import coloured, giving_way
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
 from moegs.train.views import ViewOrder, scene_description, training_order, view_at
@@ -36,6 +37,7 @@ from moegs.train.views import ViewOrder, scene_description, training_order, view
 ImageLoss = Callable[[Tensor, View], Tensor]
 
 MOMENTS = 8  # at which a Gaussian may be opaque enough to stay
+RANKED = 32  # views in which it is seen who colours little
 COLD = 0.05  # of its schedule is left of every learning rate at the end
 
 
@@ -50,6 +52,9 @@ class FitConfig:
         densify_every: steps between edits.
         densify_from: fraction of the run at which growth begins.
         densify_until: fraction at which it ends; faint Gaussians are removed until the end.
+        idle: largest fraction of the Gaussians that give way, while growth lasts, to those that it has no room for: the
+            ones that colour least of the pictures (:mod:`moegs.train.idle`). 0 keeps all that are not faint.
+        idle_every: fraction of the run from one such change to the next.
         sh_every: fraction of the run after which the harmonics gain a degree.
         cooldown: last fraction of the run, in which all learning rates fall log-linearly to a twentieth, so that the noise
             of single views averages out.
@@ -67,6 +72,8 @@ class FitConfig:
     densify_every: int = 100
     densify_from: float = 0.05
     densify_until: float = 0.4
+    idle: float = 0.1
+    idle_every: float = 0.05
     sh_every: float = 0.15
     cooldown: float = 0.3
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -77,6 +84,10 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "densify_every", "checkpoint_every")
+        if not (0 <= self.idle < 1 and 0 < self.idle_every <= 1):
+            raise ConfigError(
+                f"FitConfig: expected idle in [0, 1) and idle_every in (0, 1], got {self.idle} and {self.idle_every}."
+            )
 
 
 @dataclass
@@ -236,7 +247,7 @@ def _step(
         assert probe.grad is not None
         _accumulate(run, probe.grad, render.radii, view)
     run.optimizer.step(run.step / config.steps, run.step, _cooled(run.step / config.steps, config.cooldown))
-    _edit(scene, prior, config, run, view)
+    _edit(scene, prior, config, order, run, view)
     quality = psnr(render.color.detach().clamp(0, 1), view.image) if shown else None
     return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)} if shown else {}
 
@@ -277,13 +288,14 @@ def _accumulate(run: _Run, grad: Tensor, radii: Tensor, view: View) -> None:
     run.seen += (radii[:, 0] > 0).float()
 
 
-def _edit(scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> None:
+def _edit(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, view: View) -> None:
     done = run.step + 1
     if done % config.densify_every or done >= 0.95 * config.steps or done < config.densify_from * config.steps:
         return
     with torch.no_grad():
         params = {k: v.detach() for k, v in run.optimizer.params.items()}
         if done < config.densify_until * config.steps:
+            params = _without_idle(params, scene, prior, config, order, run)
             params = _grow(params, scene, prior, config, run, view)
         keep = _healthy(params, scene, prior, config, run, view)
         if not keep.any():
@@ -303,6 +315,22 @@ def _healthy(
     for i in range(MOMENTS):  # some priors raise opacities only while a thing is there
         best = torch.maximum(best, prior.deform(params, i / MOMENTS).opacities)
     return densify.healthy(params, now, rule, scene.extent, best)
+
+
+def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run) -> Params:
+    """Makes room where growth lacks it."""
+    done, every = run.step + 1, config.idle_every * config.steps
+    passed = int(done / every) > int((done - config.densify_every) / every)
+    if not config.idle or not passed or done <= config.densify_from * config.steps + every:
+        return params
+    expert = Expert(prior, params, config.options, config.background, prior.decoder)
+    pairs = [order.at(step) for step in range(done, done + RANKED)]
+    colours = coloured(expert, ((scene.cameras[c], scene.time(f), c) for c, f in pairs))
+    room = _allowed(len(scene.cloud), config, run.step) - count(params)
+    idle = giving_way(colours, run.grad_sum / run.seen.clamp_min(1), config.densify.grad_threshold, room, config.idle)
+    run.optimizer.replace(*densify.keep(params, ~idle))
+    run.grad_sum, run.seen = run.grad_sum[~idle], run.seen[~idle]
+    return {k: v.detach() for k, v in run.optimizer.params.items()}
 
 
 def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:
