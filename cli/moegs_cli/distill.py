@@ -95,7 +95,7 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
     prior = teacher.experts[into].prior.name if into in teacher.experts else into
     _, fit = budget(options["budget"], scene, prior)
     fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps)
-    return DistillConfig(options["weight"], options["adopt"], options["between"], fit)
+    return DistillConfig(fit=fit, **{name: options[name] for name in ("weight", "adopt", "between")})
 
 
 def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path, progress: bool) -> None:

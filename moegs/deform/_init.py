@@ -37,7 +37,7 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
     fields = {
         "means": points.clone(),
         "quats": points.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
-        "scales": points.new_zeros(n, 3) if cloud.looks else _spacing(cloud).log()[:, None].repeat(1, 3),
+        "scales": points.new_zeros(n, 3) if cloud.looks is not None else _spacing(cloud).log()[:, None].repeat(1, 3),
         "opacities": points.new_full((n,), math.log(opacity / (1 - opacity))),
         "sh_dc": from_rgb(cloud.colors)[:, None, :].clone(),
         "sh_rest": points.new_zeros(n, (sh_degree + 1) ** 2 - 1, 3),
@@ -93,13 +93,17 @@ def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
 
 
 def lives(
-    cloud: PointCloud, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
+    cloud: PointCloud, times: Float[Tensor, "n"], spans: Float[Tensor, "n"], exact: float = 1.0
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """When each point is and for how long: as the cloud knows it, else as given."""
+    """When each point is and for how long: as the cloud knows it, else as given.
+
+    Points start gently, to be there for longer than they were seen. Those with looks are Gaussians whose lives are known:
+    ``exact`` is what turns their span into one that does not last longer, by the standard deviation.
+    """
     if cloud.times is not None:
         times = torch.where(cloud.times.isnan(), times, cloud.times)
     if cloud.spans is not None:
-        spans = torch.where(cloud.spans < 1, cloud.spans, spans)
+        spans = torch.where(cloud.spans < 1, cloud.spans * (1.0 if cloud.looks is None else exact), spans)
     return times, spans
 
 
@@ -116,3 +120,7 @@ def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
             value = value[~value.isnan()]  # not known
         if value is not None and not torch.isfinite(value).all():
             raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")
+    if cloud.looks is not None:
+        for name in ("opacities", "sh", "quats", "scales"):
+            if not torch.isfinite(getattr(cloud.looks, name)).all():
+                raise DataError(f"point cloud: looks.{name} holds values that are not finite; drop those points first.")

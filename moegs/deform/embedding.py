@@ -88,6 +88,7 @@ class Embedding(Prior):
     """
 
     name: ClassVar[str] = "embedding"
+    fades: ClassVar[bool] = False
 
     sh_degree: int = 3
     gaussian_size: int = 32

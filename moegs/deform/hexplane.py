@@ -75,6 +75,7 @@ class HexPlane(Prior):
     """
 
     name: ClassVar[str] = "hexplane"
+    fades: ClassVar[bool] = False
 
     sh_degree: int = 3
     channels: int = 16

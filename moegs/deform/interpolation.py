@@ -176,11 +176,15 @@ class Interpolation(Prior):
         still = {f"gaussian.{LINEAR}.{k}": v[~moving] for k, v in fields.items()}
         still[f"gaussian.{LINEAR}.displacements"] = torch.zeros_like(fields["means"][~moving])
         times, spans = lives(cloud, torch.full((len(cloud),), 0.5), torch.ones(len(cloud)))
-        window = _soft_window(self, times[moving], spans[moving])
+        window = (_soft_window if cloud.looks is None else _own_window)(self, times[moving], spans[moving])
         spline = spline_params({k: v[moving] for k, v in fields.items()}, self.n_keyframes, *window)
         if cloud.velocities is not None:
             spline["keyframes"] += _drift(self, cloud.velocities[moving], times[moving], spans[moving])
         return still | {f"gaussian.{SPLINE}.{k}": v for k, v in spline.items()}
+
+    def like(self, params: Params) -> Interpolation:
+        """All as splines, which alone come and go."""
+        return replace(self, dynamic=1.0)
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         return deform(params, t, self)
@@ -346,8 +350,15 @@ def _soft_window(config: Interpolation, times: Float[Tensor, "n"], spans: Float[
     return centers, (spans * (config.n_frames / config.interval)).log()[:, None].expand_as(centers).clone()
 
 
-def _drift(
-    config: Interpolation, velocities: Float[Tensor, "n 3"], times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
+def _own_window(config: Interpolation, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
+    """The same with flanks a quarter of the span wide where it is less than the clip: as long a life as that of an even span."""
+    centers, log_widths = _soft_window(config, times, spans)
+    flank = spans / 4 * (config.n_frames / config.interval)
+    narrow = (flank - config.var_pad / config.interval / _FWHM).clamp_min(1e-3)
+    return centers, torch.where(spans[:, None] < 1, narrow.log()[:, None], log_widths)
+
+
+def _drift(    config: Interpolation, velocities: Float[Tensor, "n 3"], times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
 ) -> Float[Tensor, "n k 3"]:
     """Displacement at every key frame of points that move evenly, up to a span (but a key frame each way) from their time."""
     at = (torch.arange(config.n_keyframes) * config.interval - config.shift) / config.n_frames

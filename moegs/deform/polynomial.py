@@ -114,7 +114,8 @@ class Polynomial(Prior):
         means = params["gaussian.means"]
         n = len(cloud)
         width = 2 * math.exp(self.initial_log_width)
-        times, widths = lives(cloud, torch.full_like(means[:, 0], 0.5), torch.full_like(means[:, 0], width))
+        middle, wide = (torch.full_like(means[:, 0], value) for value in (0.5, width))
+        times, widths = lives(cloud, middle, wide, exact=1.5**-0.5)
         drift = torch.zeros_like(means) if cloud.velocities is None else cloud.velocities
         motion = {
             "gaussian.motion": torch.cat([drift, means.new_zeros(n, 6)], dim=1),

@@ -53,6 +53,8 @@ class Prior:
     """
 
     name: ClassVar[str] = ""
+    fades: ClassVar[bool] = True
+    """Whether Gaussians that start from points of a short span are there for that long alone."""
 
     @classmethod
     def for_clip(cls, n_frames: int) -> Prior:
@@ -67,6 +69,10 @@ class Prior:
     def init(self, cloud: PointCloud, generator: torch.Generator | None = None) -> Params:
         """Raw parameters that start from a point cloud."""
         raise ConfigError(f"{type(self).__name__} does not define init().")
+
+    def like(self, params: Params) -> Prior:
+        """The prior as :meth:`init` needs it to start Gaussians that can stand beside these."""
+        return self
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         """The Gaussians at time t. ``camera`` is a training camera's number, for priors that learn a camera offset."""

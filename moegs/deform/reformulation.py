@@ -142,7 +142,7 @@ class Reformulation(Prior):
         points, n = cloud.points, len(cloud)
         span = self.time_span or float((points.amax(0) - points.amin(0)).max()) / 3 or 1.0
         anywhen = 1.2 * torch.rand(n, generator=generator) - 0.1
-        when, durations = lives(cloud, anywhen, points.new_full((n,), self.initial_time_scale))
+        when, durations = lives(cloud, anywhen, points.new_full((n,), self.initial_time_scale), exact=12**-0.5)
         params = base_params(cloud, self.sh_degree, self.initial_opacity)
         blocks = points.new_zeros(n, self.sh_degree_t * (self.sh_degree + 1) ** 2, 3)
         params |= {
@@ -153,6 +153,10 @@ class Reformulation(Prior):
             "time.span": torch.tensor([span]),
         }
         return params | (_leaning if cloud.looks is None else _looking)(cloud, params, span, self)
+
+    def like(self, params: Params) -> Reformulation:
+        """In their unit of time."""
+        return replace(self, time_span=float(params["time.span"])) if "time.span" in params else self
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         """The cut at time t; every camera sees the same."""

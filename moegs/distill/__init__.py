@@ -1,6 +1,6 @@
 """Teaching one expert what the whole mixture knows."""
 
-from moegs.distill.adopt import adopt, as_cloud, gated_shares
+from moegs.distill.adopt import adopt, as_cloud
 from moegs.distill.distill import DistillConfig, Student, distill, retrain, student_of
 from moegs.distill.loss import distillation_loss
 from moegs.distill.novel import with_novel_views
@@ -15,7 +15,6 @@ __all__ = [
     "cache_teacher",
     "distill",
     "distillation_loss",
-    "gated_shares",
     "mixture_key",
     "retrain",
     "student_of",

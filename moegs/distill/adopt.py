@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +26,7 @@ from moegs.gaussians.quaternions import decompose
 from moegs.render.api import shares
 from moegs.route.mixture import Mixture, render_mixture
 
-ALWAYS = 0.9  # of the clip: who is there for as long is there throughout
+ALWAYS = 0.75  # of the clip: who is there for as long is there throughout
 
 
 def adopt(
@@ -43,7 +44,7 @@ def adopt(
 
     Gaussians are ranked by what they add to the blend, ``sum_{v,u} G_k T_i alpha_i`` with the gates of the mixture. The
     student's last go for the others' first, as many as ``share`` of its own, and only while those add more. Experts
-    whose colours need decoding give none.
+    whose colours need decoding give none, and who is there only briefly goes to no prior that cannot fade.
 
     Args:
         mixture: whose gates count, and where the Gaussians come from.
@@ -60,27 +61,27 @@ def adopt(
         DataError: there are no views.
     """
     givers = {n: e for n, e in mixture.experts.items() if n != name and e.decoder is None}
-    score = gated_shares(mixture, {name: student} | givers, views, backend=backend)
-    last, first = score.pop(name).sort(), torch.cat([*score.values(), torch.zeros(0)]).sort(descending=True)
+    score = _gated_shares(mixture, {name: student} | givers, views, backend)
+    last = score.pop(name).sort()
+    if not student.prior.fades:
+        for giver, e in givers.items():
+            score[giver][_course(e, torch.ones(len(e), dtype=torch.bool), n_frames).spans < 1] = 0.0
+    first = torch.cat([*score.values(), torch.zeros(0)]).sort(descending=True)
     room = min(int(share * len(student)), len(first.values))
     n = int((first.values[:room] > last.values[:room]).sum())
     keep, chosen = torch.ones(len(student), dtype=torch.bool), torch.zeros(len(first.values), dtype=torch.bool)
     keep[last.indices[:n]], chosen[first.indices[:n]] = False, True
     parts = [take(student.params, keep)]
-    for giver, rows in zip(givers.values(), chosen.split([len(e) for e in givers.values()]), strict=True):
+    for e, rows in zip(givers.values(), chosen.split([len(e) for e in givers.values()]), strict=True):
         if rows.any():
-            parts.append(_alike(student.prior.init(as_cloud(giver, rows, n_frames), generator), parts[0], student.prior))
+            parts.append(_started(student, as_cloud(e, rows, n_frames), n_frames, generator))
     return {k: v.detach().clone() for k, v in join(parts).items()}
 
 
-def gated_shares(
-    mixture: Mixture, experts: dict[str, Expert], views: Iterable[View], *, backend: str = "auto"
+def _gated_shares(
+    mixture: Mixture, experts: dict[str, Expert], views: Iterable[View], backend: str
 ) -> dict[str, Float[Tensor, "n"]]:
-    """``sum_{v,u} G_k T_i alpha_i`` of every Gaussian of some experts, with the gates of the mixture's of the same names.
-
-    Raises:
-        DataError: there are no views.
-    """
+    """As :func:`moegs.route.contributions` has them, for experts that stand in for the mixture's of the same names."""
     order, total = list(mixture.experts), {n: torch.zeros(len(e), dtype=torch.float64) for n, e in experts.items()}
     seen = 0
     for view in views:
@@ -95,26 +96,48 @@ def gated_shares(
     return {n: t.float() for n, t in total.items()}
 
 
+class _Course(NamedTuple):
+    """The lives of some Gaussians, weighted with their opacity, float64."""
+
+    centre: Float[Tensor, "n 3"]
+    drift: Float[Tensor, "n 3"]
+    middle: Float[Tensor, "n"]
+    spans: Float[Tensor, "n"]
+    best: Int[Tensor, "n"]
+
+
+def _course(expert: Expert, rows: Bool[Tensor, "n"], n_frames: int) -> _Course:
+    n = int(rows.sum())
+    weight, time, square, most = (torch.zeros(n, dtype=torch.float64) for _ in range(4))
+    place, moment = (torch.zeros(n, 3, dtype=torch.float64) for _ in range(2))
+    best = torch.zeros(n, dtype=torch.long)
+    for frame in range(n_frames):
+        with torch.no_grad():
+            g, t = expert.at(frame / n_frames)[rows], frame / n_frames
+        opacities, means = g.opacities.double().cpu(), g.means.double().cpu() * g.opacities.double().cpu()[:, None]
+        best[opacities > most] = frame
+        most = torch.maximum(most, opacities)
+        weight, time, square = weight + opacities, time + opacities * t, square + opacities * t * t
+        place, moment = place + means, moment + means * t
+    weight = weight.clamp_min(1e-12)
+    middle, centre = time / weight, place / weight[:, None]
+    variance = (square / weight - middle.square()).clamp_min(0.0)
+    drift = (moment / weight[:, None] - middle[:, None] * centre) / variance.clamp_min(1e-9)[:, None]
+    spans = (12 * variance).sqrt().clamp_min(1 / n_frames)  # as of times drawn evenly from a span
+    return _Course(centre, drift, middle, torch.where(spans > ALWAYS, 1.0, spans), best)
+
+
 def as_cloud(expert: Expert, rows: Bool[Tensor, "n"], n_frames: int) -> PointCloud:
     """Some of an expert's Gaussians as points with looks: where they are in the middle of their lives, and how they drift.
 
     Times are weighted with a Gaussian's opacity. Drift is the slope of the line through its places; shape, colours and
     opacity are those of the frame where it is most opaque.
     """
+    course = _course(expert, rows, n_frames)
     with torch.no_grad():
-        course = [(g.means.double(), g.opacities.double()) for g in (expert.at(i / n_frames)[rows] for i in range(n_frames))]
-        means, opacities = (torch.stack(each) for each in zip(*course, strict=True))
-        looks = _at_their_best(expert, rows, opacities.argmax(0), n_frames)
-    times = torch.arange(n_frames).to(opacities)[:, None] / n_frames
-    weights = opacities / opacities.sum(0).clamp_min(1e-12)
-    middle, centre = (weights * times).sum(0), (weights[..., None] * means).sum(0)
-    lean = weights * (times - middle)
-    variance = (lean * (times - middle)).sum(0)
-    drift = (lean[..., None] * (means - centre)).sum(0) / variance.clamp_min(1e-9)[:, None]
-    spans = (12 * variance).sqrt().clamp_min(1 / n_frames)  # as of times drawn evenly from a span
-    spans = torch.where(spans > ALWAYS, 1.0, spans)
-    points, times, spans, velocities = (x.to(looks.means) for x in (centre, middle, spans, drift))
-    return PointCloud(points, to_rgb(looks.sh[:, 0]).clamp(0, 1), times, spans, velocities, looks)
+        looks = _at_their_best(expert, rows, course.best, n_frames).to(torch.float32)
+    points, drift, times, spans = (x.float() for x in course[:4])
+    return PointCloud(points, to_rgb(looks.sh[:, 0]).clamp(0, 1), times, spans, drift, looks)
 
 
 def _at_their_best(expert: Expert, rows: Bool[Tensor, "n"], best: Int[Tensor, "m"], n_frames: int) -> Gaussians:
@@ -131,20 +154,36 @@ def _with_axes(gaussians: Gaussians) -> Gaussians:
     return replace(gaussians, quats=quats, scales=scales, covars=None, by_covar=None)
 
 
-def _alike(fresh: Params, own: Params, prior: Prior) -> Params:
-    """Fresh Gaussians that can stand beside a student's own.
+def _started(student: Expert, cloud: PointCloud, n_frames: int, generator: torch.Generator | None) -> Params:
+    """Gaussians that look like the points beside the student's own, whose networks may move them.
 
     Raises:
-        ConfigError: they differ in more than their number.
+        ConfigError: they differ from the student's in more than their number.
     """
-    for name, value in own.items():
+    prior = student.prior.like(student.params)
+    fresh = prior.init(cloud, generator)
+    shared = {}
+    for name, value in student.params.items():
         if population_of(name) is None:
-            continue
-        found = fresh.get(name)
-        if found is None or found.shape[1:] != value.shape[1:]:
+            shared[name] = value
+        elif (found := fresh.get(name)) is None or found.shape[1:] != value.shape[1:]:
             what = "none" if found is None else str(list(found.shape[1:]))
             raise ConfigError(
                 f"adoption: {name}: {prior.name} starts Gaussians with {what} values each, the student has "
                 f"{list(value.shape[1:])}; distil without adopting (adopt = 0)."
             )
-    return fresh
+        else:
+            fresh[name] = found.to(value)
+    with torch.no_grad():
+        return prior.moved(fresh, _astray(prior, fresh | shared, cloud, n_frames))
+
+
+def _astray(prior: Prior, params: Params, cloud: PointCloud, n_frames: int) -> Float[Tensor, "n 3"]:
+    """From where Gaussians are in the middle of their lives to where their points are."""
+    assert cloud.times is not None and cloud.velocities is not None  # an expert's have them
+    frames, offsets = (cloud.times * n_frames).round(), torch.zeros_like(cloud.points)
+    for frame in frames.unique():
+        here, t = frames == frame, float(frame) / n_frames
+        target = cloud.points[here] + (t - cloud.times[here])[:, None] * cloud.velocities[here]
+        offsets[here] = target - prior.deform(params, t).means[here].to(target)
+    return offsets

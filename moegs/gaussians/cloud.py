@@ -47,6 +47,8 @@ class PointCloud:
                 _expect(name, value, shape)
         if self.looks is not None and (len(self.looks) != n or self.looks.quats is None or self.looks.by_covar is not None):
             raise ShapeError(f"PointCloud.looks: expected {n} Gaussians with quats and scales.")
+        if self.looks is not None and self.looks.means.dtype != torch.float32:
+            raise ShapeError(f"PointCloud.looks: expected torch.float32, got {self.looks.means.dtype}.")
 
     def __len__(self) -> int:
         return self.points.shape[0]

@@ -164,4 +164,5 @@ def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown
 
 def _finished(expert: Expert, steps: int) -> Expert:
     params = {k: v.detach().clone() for k, v in expert.params.items()}
-    return replace(expert, params=params, meta=expert.meta | {"refine steps": steps})
+    before = expert.meta.get("refine steps", 0)
+    return replace(expert, params=params, meta=expert.meta | {"refine steps": before + steps})

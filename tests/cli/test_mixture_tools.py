@@ -79,7 +79,7 @@ def test_prune_draws_a_curve(place, tmp_path):
 def test_distillation_is_by_default_what_the_library_does():
     defaults = {option.name: option.default for option in distill.params}
     own = DistillConfig()
-    assert (defaults["weight"], defaults["between"]) == (own.weight, own.between)
+    assert all(defaults[name] == getattr(own, name) for name in ("weight", "adopt", "between"))
 
 
 def test_distill(place, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from moegs import deform
-from moegs.errors import ShapeError
+from moegs.errors import DataError, ShapeError
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians, covariances
 
@@ -85,7 +87,11 @@ def test_points_with_looks_start_as_the_gaussians_they_are(name, moving):
 def test_looks_have_axes_and_are_as_many_as_the_points():
     cloud, looks = _brief(5), _looks(5)
     known = (cloud.points, cloud.colors, None, None, None)
-    for wrong in (looks[:4], Gaussians(looks.means, looks.opacities, looks.sh, covars=covariances(looks))):
+    covariant = Gaussians(looks.means, looks.opacities, looks.sh, covars=covariances(looks))
+    for wrong in (looks[:4], covariant, looks.to(torch.float64)):
         with pytest.raises(ShapeError, match="looks"):
             PointCloud(*known, wrong)
     assert len(PointCloud(*known, looks)[torch.tensor([3, 1])].looks) == 2
+    broken = replace(looks, scales=looks.scales.clone().index_fill_(0, torch.tensor([2]), torch.nan))
+    with pytest.raises(DataError, match="looks.scales"):
+        deform.get("polynomial").for_clip(40).init(PointCloud(*known, broken))

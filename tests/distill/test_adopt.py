@@ -9,14 +9,14 @@ import torch
 
 from moegs.data import View
 from moegs.deform import get
-from moegs.distill import DistillConfig, adopt, as_cloud, distill, gated_shares
+from moegs.distill import DistillConfig, adopt, as_cloud, distill
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert, render_expert
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import count
 from moegs.render import rasterize
-from moegs.route import Mixture, VolumePixelRouter, render_mixture
+from moegs.route import Mixture, VolumePixelRouter
 from moegs.train import FitConfig
 from tests.train.scenes import small_scene
 
@@ -75,14 +75,16 @@ def test_nobody_goes_for_those_that_add_less():
     assert strangers(start, own) == 0 and all(torch.equal(start[k], v) for k, v in own.params.items())
 
 
-def test_shares_are_what_a_gaussian_adds_to_the_blend():
-    """With one Gaussian an expert, its share is the sum of gate times alpha over the views."""
-    mixture = mixture_of(a=expert(scattered(1, 3), "polynomial"), b=expert(scattered(1, 4), "interpolation"))
-    shares = gated_shares(mixture, mixture.experts, views())
-    for k, name in enumerate(mixture.experts):
-        shown = [render_mixture(mixture, v.camera, v.time) for v in views()]
-        expected = sum((r.gates[k] * r.alphas[k]).sum() for r in shown)
-        torch.testing.assert_close(shares[name].sum(), expected.detach(), rtol=1e-4, atol=1e-4)
+def test_those_come_whom_the_mixture_trusts():
+    """Two experts with the same Gaussians in other places; the router is for the second."""
+    own = expert(scattered(20, 0), "polynomial", opacity=0.01)
+    givers = {name: expert(scattered(20, seed), "interpolation") for name, seed in (("doubted", 1), ("trusted", 2))}
+    mixture = mixture_of(own=own, **givers)
+    with torch.no_grad():
+        mixture.router.base[20:40], mixture.router.base[40:] = -8.0, 8.0
+    start = adopt(mixture, "own", own, views(), FRAMES, 0.5)["gaussian.means"]
+    near = {n: (torch.cdist(start, e.at(0.5).means).amin(1) < 0.02).sum().item() for n, e in givers.items()}
+    assert near["trusted"] >= 8 and near["doubted"] == 0
 
 
 @pytest.mark.parametrize("into", ["hexplane", "interpolation", "polynomial", "reformulation"])
@@ -109,6 +111,62 @@ def test_places_times_spans_and_drift_are_those_of_the_motion():
         torch.testing.assert_close(cloud.points, scattered(12, 5)[rows] + shift, atol=1e-3, rtol=1e-3)
     assert (brief.times - 0.5).abs().max() < 0.02 and (brief.spans < 0.5).all() and (brief.spans > 0.1).all()
     assert (brief.spans < always.spans).all()
+
+
+@pytest.mark.parametrize("into", ["interpolation", "polynomial", "reformulation"])
+@pytest.mark.parametrize("giver", ["interpolation", "polynomial", "reformulation"])
+def test_brief_ones_stay_as_brief(into, giver):
+    before = expert(scattered(12, 5), giver, spans=0.3, drift=0.3)
+    prior = replace(get(into).for_clip(40), **({"var_pad": 0.0} if into == "interpolation" else {}))
+    cloud = as_cloud(before, torch.ones(12, dtype=torch.bool), 40)
+    after = Expert(prior, prior.init(cloud, torch.Generator().manual_seed(0)))
+    old, new = (torch.stack([e.at(i / 40).opacities.mean() for i in range(40)]) for e in (before, after))
+    assert old.max() > 0.5
+    time = torch.arange(40) / 40
+    widths = [((o * (time - 0.5) ** 2).sum() / o.sum()).sqrt().item() for o in (old, new)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.25) and new.max() == pytest.approx(old.max().item(), rel=0.05)
+
+
+def outlying(points: torch.Tensor) -> torch.Tensor:
+    """Two points far away, as a wide background has them."""
+    return torch.cat([points, points.mean(0) + torch.tensor([[12.0, 0, 0], [-12.0, 0, 0]])])
+
+
+def test_newcomers_live_in_the_students_unit_of_time():
+    own = expert(outlying(scattered(20, 0)), "reformulation", opacity=0.01)
+    other = expert(scattered(20, 1), "polynomial", spans=0.3, drift=0.3)
+    start = adopt(mixture_of(own=own, other=other), "own", own, views(), FRAMES, 0.4)
+    student = replace(own, params=start)
+    new = torch.sigmoid(start["gaussian.opacities"]) > 0.3
+    assert new.sum() == 8
+    early, now, late = (student.at(t)[new] for t in (0.0, 0.5, 0.9))
+    assert now.opacities.min() > 0.5 > max(early.opacities.max(), late.opacities.max())
+    nearest = torch.cdist(now.means, other.at(0.5).means).amin(1)
+    assert nearest.max() < 0.02
+
+
+@pytest.mark.parametrize("into", ["embedding", "hexplane"])
+def test_newcomers_stand_right_in_a_student_whose_network_moves_things(into):
+    own, other = expert(scattered(20, 0), into, opacity=0.01), expert(scattered(20, 1), "polynomial")
+    generator = torch.Generator().manual_seed(0)
+    shaken = {k: v for k, v in own.params.items() if k.startswith("mlp.") and "means" in k}
+    shaken = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in shaken.items()}
+    own = replace(own, params=own.params | shaken)
+    start = adopt(mixture_of(own=own, other=other), "own", own, views(), FRAMES, 0.4)
+    student, settled = replace(own, params=start), other.at(0.5)
+    middle = as_cloud(other, torch.ones(20, dtype=torch.bool), FRAMES).times
+    new = torch.sigmoid(start["gaussian.opacities"]) > 0.3
+    assert new.sum() == 8 and middle.std() < 0.01
+    now = student.at(round(float(middle.mean()) * FRAMES) / FRAMES)[new]
+    wrong = torch.cdist(now.means, settled.means).amin(1)
+    moved = torch.cdist(start["gaussian.means"][new], settled.means).amin(1)  # by the network
+    assert moved.min() > 0.02 and (wrong < 0.5 * moved).all()
+
+
+def test_who_is_brief_goes_to_no_prior_that_cannot_fade():
+    own, brief = expert(scattered(20, 0), "hexplane", opacity=0.01), expert(scattered(20, 1), "polynomial", spans=0.3)
+    start = adopt(mixture_of(own=own, other=brief), "own", own, views(), FRAMES, 0.4)
+    assert all(torch.equal(start[k], v) for k, v in own.params.items())
 
 
 def test_experts_that_decode_colours_give_none():

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from moegs.train.memory import freed_memory_kept
+from moegs.train.memory import SETTINGS, freed_memory_kept
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 PAGES = 3 * (1 << 23) // resource.getpagesize()
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    """An environment that does not say how memory is kept."""
+    for name in (*SETTINGS, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def resident() -> int:
@@ -30,16 +37,14 @@ def step() -> int:
 
 
 @glibc
-def test_a_step_finds_the_memory_of_the_one_before(monkeypatch):
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+def test_a_step_finds_the_memory_of_the_one_before(untold):
     with freed_memory_kept():
         step()
         assert statistics.median(step() for _ in range(5)) < PAGES / 20
 
 
 @glibc
-def test_what_is_free_in_the_end_goes_back(monkeypatch):
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+def test_what_is_free_in_the_end_goes_back(untold):
     with freed_memory_kept():
         blocks = [torch.ones(1 << 21) for _ in range(20)]
         del blocks
