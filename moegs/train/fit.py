@@ -54,7 +54,7 @@ class FitConfig:
         densify_until: fraction at which it ends; faint Gaussians are removed until the end.
         idle: largest fraction of the Gaussians that give way, while growth lasts, to those that it has no room for: the
             ones that colour least of the pictures (:mod:`moegs.train.idle`). 0 keeps all that are not faint.
-        idle_every: fraction of the run from one such change to the next.
+        idle_every: fraction of the run from one such change to the next; the first comes two of them after growth begins.
         sh_every: fraction of the run after which the harmonics gain a degree.
         cooldown: last fraction of the run, in which all learning rates fall log-linearly to a twentieth, so that the noise
             of single views averages out.
@@ -321,7 +321,8 @@ def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig,
     """Makes room where growth lacks it."""
     done, every = run.step + 1, config.idle_every * config.steps
     passed = int(done / every) > int((done - config.densify_every) / every)
-    if not config.idle or not passed or done <= config.densify_from * config.steps + every:
+    early = done < config.densify_from * config.steps + 2 * every  # what is new has not found its place yet
+    if not config.idle or not passed or early:
         return params
     expert = Expert(prior, params, config.options, config.background, prior.decoder)
     pairs = [order.at(step) for step in range(done, done + RANKED)]

@@ -77,7 +77,7 @@ def test_as_many_go_as_growth_lacks_places(seed: int, room: int, share: float):
 
 def config(**more) -> FitConfig:
     crowded = DensifyRule(max_gaussians=len(small_scene().cloud), grad_threshold=0.0)
-    return FitConfig(steps=40, densify_every=4, densify=crowded, idle_every=0.1, sweep=None, **more)
+    return FitConfig(steps=80, densify_every=4, densify=crowded, idle_every=0.1, sweep=None, **more)
 
 
 def test_a_full_expert_goes_on_growing(monkeypatch):
