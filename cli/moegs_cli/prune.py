@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
-@click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios, refitted afterwards.")
+@click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios, then refitted.")
 @click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option

@@ -351,14 +351,15 @@ def _soft_window(config: Interpolation, times: Float[Tensor, "n"], spans: Float[
 
 
 def _own_window(config: Interpolation, times: Float[Tensor, "n"], spans: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
-    """The same with flanks a quarter of the span wide where it is less than the clip: as long a life as that of an even span."""
+    """The same with flanks a quarter of the span wide where it is less than the clip: a life as long as the span."""
     centers, log_widths = _soft_window(config, times, spans)
     flank = spans / 4 * (config.n_frames / config.interval)
     narrow = (flank - config.var_pad / config.interval / _FWHM).clamp_min(1e-3)
     return centers, torch.where(spans[:, None] < 1, narrow.log()[:, None], log_widths)
 
 
-def _drift(    config: Interpolation, velocities: Float[Tensor, "n 3"], times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
+def _drift(
+    config: Interpolation, velocities: Float[Tensor, "n 3"], times: Float[Tensor, "n"], spans: Float[Tensor, "n"]
 ) -> Float[Tensor, "n k 3"]:
     """Displacement at every key frame of points that move evenly, up to a span (but a key frame each way) from their time."""
     at = (torch.arange(config.n_keyframes) * config.interval - config.shift) / config.n_frames

@@ -156,7 +156,8 @@ class Reformulation(Prior):
 
     def like(self, params: Params) -> Reformulation:
         """In their unit of time."""
-        return replace(self, time_span=float(params["time.span"])) if "time.span" in params else self
+        known = self.time_span or "time.span" not in params
+        return self if known else replace(self, time_span=float(params["time.span"]))
 
     def deform(self, params: Params, t: float | Tensor, camera: int | None = None) -> Gaussians:
         """The cut at time t; every camera sees the same."""

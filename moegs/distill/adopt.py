@@ -21,7 +21,7 @@ from moegs.expert import Expert
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians, concatenate, covariances
 from moegs.gaussians.harmonics import to_rgb
-from moegs.gaussians.params import Params, join, population_of, take
+from moegs.gaussians.params import Params, join, population_of, populations, take
 from moegs.gaussians.quaternions import decompose
 from moegs.render.api import shares
 from moegs.route.mixture import Mixture, render_mixture
@@ -135,7 +135,7 @@ def as_cloud(expert: Expert, rows: Bool[Tensor, "n"], n_frames: int) -> PointClo
     """
     course = _course(expert, rows, n_frames)
     with torch.no_grad():
-        looks = _at_their_best(expert, rows, course.best, n_frames).to(torch.float32)
+        looks = _at_their_best(expert, rows, course.best, n_frames).to(torch.float32).to("cpu")
     points, drift, times, spans = (x.float() for x in course[:4])
     return PointCloud(points, to_rgb(looks.sh[:, 0]).clamp(0, 1), times, spans, drift, looks)
 
@@ -162,6 +162,11 @@ def _started(student: Expert, cloud: PointCloud, n_frames: int, generator: torch
     """
     prior = student.prior.like(student.params)
     fresh = prior.init(cloud, generator)
+    if foreign := sorted(p for p, n in populations(fresh).items() if n and p not in populations(student.params)):
+        raise ConfigError(
+            f"adoption: {prior.name} starts Gaussians of the {foreign[0]!r} population, the student has none of them; "
+            "distil without adopting (adopt = 0)."
+        )
     shared = {}
     for name, value in student.params.items():
         if population_of(name) is None:

@@ -1,7 +1,7 @@
 """Room for growth: Gaussians that colour little give way to those that have to grow.
 
-Removing only what is faint leaves many that are opaque and yet behind others, tiny or outside of every picture. Once an
-expert may not get larger, they hold the places of those whose gradients ask for more.
+Removing only what is faint leaves many that are opaque and yet behind others, tiny or outside of every picture. Where an
+expert may not get larger yet, they hold the places of those whose gradients ask for more.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def giving_way(
         colours: from :func:`coloured`.
         score: gradients that growth goes by.
         threshold: those above it are to grow.
-        room: how many may be added as it is.
+        room: how many may be added as it is; less than none where there are too many already.
         share: largest fraction to give up.
     """
-    lacking = int((score > threshold).sum()) - max(room, 0)
+    lacking = int((score > threshold).sum()) - room
     n = max(0, min(lacking, int(share * len(colours)), int(colours.isfinite().sum())))
+    n = n if n + room > 0 else 0  # nobody could take the places
     chosen = torch.zeros(len(colours), dtype=torch.bool)
     chosen[torch.sort(colours.cpu(), stable=True).indices[:n]] = True
     return chosen

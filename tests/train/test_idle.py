@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from moegs.deform import get
 from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
 from moegs.gaussians.cloud import PointCloud
-from moegs.gaussians.densify import DensifyRule
+from moegs.gaussians.densify import DensifyRule, grow
+from moegs.gaussians.params import count
 from moegs.render import shares
 from moegs.train import FitConfig, fit_expert
 from moegs.train.idle import coloured, giving_way
+from moegs.train.optimizer import ParamsAdam
 from tests.train.scenes import small_scene
 
 FRAMES = 8
@@ -59,53 +62,104 @@ def test_who_is_out_of_every_picture_colours_nothing():
 def test_brief_ones_are_judged_by_their_own_time():
     points = middle() + torch.tensor([[0.1, 0, 0], [-0.1, 0, 0], [0.0, 0.1, 0]])
     times, spans = torch.tensor([torch.nan, 0.25, 5.0]), torch.tensor([1.0, 0.25, 0.1])
-    always, brief, never = coloured(expert(points, times, spans), views()).tolist()
-    assert 0.2 * always < brief < 5 * always and never == float("inf")
+    scene = small_scene(16)
+    moments = [(scene.cameras[c], scene.time(f), c) for c in scene.train for f in range(scene.n_frames)]
+    always, brief, never = coloured(expert(points, times, spans), moments).tolist()
+    assert 0.6 * always < brief < 1.6 * always and never == float("inf")
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**16), st.integers(-3, 12), st.floats(0, 0.99))
-def test_as_many_go_as_growth_lacks_places(seed: int, room: int, share: float):
+@given(st.integers(0, 2**16), st.integers(-6, 12), st.floats(0, 0.99))
+def test_as_many_go_as_growth_lacks_places_and_can_use(seed: int, room: int, share: float):
     generator = torch.Generator().manual_seed(seed)
     colours, score = torch.rand(20, generator=generator), torch.rand(20, generator=generator)
     colours[:3] = torch.inf
     gone = giving_way(colours, score, 0.5, room, share)
-    lacking = int((score > 0.5).sum()) - max(room, 0)
-    assert int(gone.sum()) == max(0, min(lacking, int(share * 20))) and not gone[:3].any()
+    hot = int((score > 0.5).sum())
+    wanted = max(0, min(hot - room, int(share * 20)))
+    assert int(gone.sum()) == (wanted if wanted + room > 0 else 0) and not gone[:3].any()
     assert not gone.any() or colours[gone].max() <= colours[~gone].min()
 
 
 def config(**more) -> FitConfig:
     crowded = DensifyRule(max_gaussians=len(small_scene().cloud), grad_threshold=0.0)
-    return FitConfig(steps=80, densify_every=4, densify=crowded, idle_every=0.1, sweep=None, **more)
+    return FitConfig(**({"steps": 80, "densify_every": 4, "densify": crowded, "sweep": None} | more))
 
 
-def test_a_full_expert_goes_on_growing(monkeypatch):
-    """Without room, training without changes ends with the Gaussians that it began with."""
-    removed = []
-    monkeypatch.setattr("moegs.train.fit.giving_way", lambda *args: removed.append(giving_way(*args)) or removed[-1])
+@pytest.fixture
+def changes(monkeypatch):
+    """What happens while an expert trains: who gives way, and how many are there before and after growth."""
+    seen = []
+
+    def asked(colours, score, *rest):
+        gone = giving_way(colours, score, *rest)
+        seen.append(("gone", score, gone))
+        return gone
+
+    def grown(params, now, score, *rest, **more):
+        survivors, spawned, lineage = grow(params, now, score, *rest, **more)
+        seen.append(("grown", score, count(spawned)))
+        return survivors, spawned, lineage
+
+    monkeypatch.setattr("moegs.train.fit.giving_way", asked)
+    monkeypatch.setattr("moegs.gaussians.densify.grow", grown)
+    return seen
+
+
+def test_others_grow_in_the_places_of_those_that_give_way(changes):
     prior, scene = get("polynomial").for_clip(FRAMES), small_scene()
-    changed = fit_expert(scene, prior, config(), progress=False)
-    assert removed and all(0 < int(r.sum()) <= 0.1 * len(r) for r in removed)
-    assert len(changed) <= len(scene.cloud)
-    count = len(removed)
+    fit_expert(scene, prior, config(), progress=False)
+    pairs = [(a, b) for a, b in pairwise(changes) if a[0] == "gone"]
+    assert len(pairs) >= 2
+    for (_, score, gone), (kind, later, spawned) in pairs:
+        assert kind == "grown" and 0 < int(gone.sum()) <= 0.1 * len(gone)
+        assert torch.equal(later, score[~gone]) and spawned > 0  # gradients follow their Gaussians
+    changes.clear()
     fit_expert(scene, prior, config(idle=0.0), progress=False)
-    assert len(removed) == count
+    assert all(kind == "grown" and spawned == 0 for kind, _, spawned in changes)  # a full expert without it
+
+
+def test_comes_at_its_intervals_once_growth_has_found_its_places(monkeypatch):
+    steps, views = [], []
+
+    def looked(expert, pairs):
+        views.append([c for _, _, c in pairs])
+        return torch.full((len(expert),), torch.inf)
+
+    def stepped(self, progress, step, *rest):
+        steps.append((step + 1, len(views)))
+        take_step(self, progress, step, *rest)
+
+    take_step = ParamsAdam.step
+    monkeypatch.setattr("moegs.train.fit.coloured", looked)
+    monkeypatch.setattr(ParamsAdam, "step", stepped)
+    fit_expert(small_scene(), get("polynomial").for_clip(FRAMES), config(steps=200, densify_every=2), progress=False)
+    due = [before for (before, n), (_, after) in pairwise(steps) if after > n]
+    assert due == [30, 40, 50, 60, 70]  # every 5 % from 15 % of the run until growth ends
+    assert all(len(v) == 32 and set(v) == set(small_scene().train) for v in views)
+
+
+def test_nobody_goes_where_there_are_too_many_already():
+    """A capture with more points than an expert may have keeps them."""
+    few = DensifyRule(max_gaussians=len(small_scene().cloud) // 2, grad_threshold=0.0)
+    prior = get("polynomial").for_clip(FRAMES)
+    ends = [fit_expert(small_scene(), prior, config(densify=few, idle=i), progress=False) for i in (0.1, 0.0)]
+    assert len(ends[0]) == len(ends[1])
 
 
 def test_goes_on_from_a_checkpoint_as_it_would_have(tmp_path):
     prior, scene = get("polynomial").for_clip(FRAMES), small_scene()
     whole = fit_expert(scene, prior, config(), progress=False)
 
-    class Stop(Exception):
-        pass
+    class StoppedError(Exception):
+        """Stands for a crash."""
 
     def stopping(*args):
-        raise Stop
+        raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("moegs.train.fit.giving_way", stopping)
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             fit_expert(scene, prior, config(checkpoint_every=3), out=tmp_path, progress=False)
     resumed = fit_expert(scene, prior, config(checkpoint_every=3), out=tmp_path, resume=True, progress=False)
     assert all(torch.equal(whole.params[k], resumed.params[k]) for k in whole.params)
