@@ -197,9 +197,9 @@ def growth_gaussians(effort: Effort) -> Section:
     scenes = [grown(base, n) for n in counts]
     return _growth(
         "Cost against Gaussians",
-        f"Jittered copies of {base.name}, shrunk so that they cover the same area together. One thread. Gradients of 1M and more "
-        "are hundreds of megabytes, which the C library may fetch from the system page by page at every call: up to a third "
-        "of the time where it does.",
+        f"Jittered copies of {base.name}, shrunk so that they cover the same area together. One thread. Gradients of 1M and "
+        "more are hundreds of megabytes, which the C library may fetch from the system page by page at every call: up to a "
+        "third of the time where it does.",
         ("Gaussians", scenes, [float(n) for n in counts]), "performance_gaussians.png", effort,
     )  # fmt: skip
 
