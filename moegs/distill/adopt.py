@@ -19,10 +19,9 @@ from moegs.deform.prior import Prior
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.cloud import PointCloud
-from moegs.gaussians.container import Gaussians, concatenate, covariances
+from moegs.gaussians.container import Gaussians, axes, concatenate
 from moegs.gaussians.harmonics import to_rgb
 from moegs.gaussians.params import Params, join, population_of, populations, take
-from moegs.gaussians.quaternions import decompose
 from moegs.render.api import shares
 from moegs.route.mixture import Mixture, render_mixture
 
@@ -148,9 +147,7 @@ def _at_their_best(expert: Expert, rows: Bool[Tensor, "n"], best: Int[Tensor, "m
 
 
 def _with_axes(gaussians: Gaussians) -> Gaussians:
-    if gaussians.quats is not None and gaussians.by_covar is None:
-        return gaussians
-    quats, scales = decompose(covariances(gaussians))
+    quats, scales = (x.to(gaussians.means) for x in axes(gaussians))
     return replace(gaussians, quats=quats, scales=scales, covars=None, by_covar=None)
 
 

@@ -159,6 +159,15 @@ def covariances(gaussians: Gaussians) -> Float[Tensor, "n 3 3"]:
     return torch.where(gaussians.by_covar[:, None, None], gaussians.covars, turned)
 
 
+def axes(gaussians: Gaussians) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 3"]]:
+    """Quaternions and scales, found in float64 from the covariances where the set carries those."""
+    from moegs.gaussians.quaternions import decompose
+
+    if gaussians.quats is not None and gaussians.scales is not None and gaussians.covars is None:
+        return gaussians.quats, gaussians.scales
+    return decompose(covariances(gaussians).double())
+
+
 def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(value.shape) != shape:
         raise ShapeError(f"Gaussians.{name}: expected shape {list(shape)}, got {list(value.shape)}.")

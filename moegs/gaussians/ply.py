@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moegs.errors import FormatError, ShapeError
 from moegs.gaussians import quaternions
-from moegs.gaussians.container import Gaussians, covariances
+from moegs.gaussians.container import Gaussians, axes
 from moegs.gaussians.vertices import expect_names, read_vertices, write_vertices
 
 OPACITY_MARGIN = 1e-7  # opacities of exactly 0 or 1 have no finite logit
@@ -59,7 +59,7 @@ def write_ply(gaussians: Gaussians, path: str | Path) -> None:
             "write_ply: the Gaussians carry features, which a .ply cannot hold; decode or drop them first."
         )
     g = gaussians.detach().to("cpu")
-    quats, scales = _shape(g)
+    quats, scales = axes(g)
     opacities = g.opacities.double().clamp(OPACITY_MARGIN, 1 - OPACITY_MARGIN)
     raw = {
         **columns_of(g.means, "x", "y", "z"),
@@ -114,12 +114,6 @@ def columns_of(values: Float[Tensor, "n c"], *names: str) -> dict[str, np.ndarra
 def rest_columns(rest: Float[Tensor, "n k 3"], prefix: str) -> dict[str, np.ndarray]:
     """Channel-major columns of the higher coefficients."""
     return columns_of(rest.mT.flatten(1), *numbered(prefix, 3 * rest.shape[1])) if rest.shape[1] else {}
-
-
-def _shape(g: Gaussians) -> tuple[Tensor, Tensor]:
-    if g.quats is not None and g.scales is not None and g.covars is None:
-        return g.quats, g.scales
-    return quaternions.decompose(covariances(g).double())
 
 
 def _finite(path: str | Path, gaussians: Gaussians) -> Gaussians:
