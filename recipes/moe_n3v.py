@@ -70,13 +70,13 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
-    config = replace(train.route_budget(args.budget), seed=args.seed)
+    config = replace(train.route_budget(args.budget, scene), seed=args.seed)
     config = replace(config, steps=min(config.steps, args.steps or config.steps))
     return fitted(args.out / "mixture", scene, partial(train.fit_router, scene, experts, config))
 
 
 def refined(args: argparse.Namespace, scene: Scene, routed: Mixture) -> Mixture:
-    config = replace(train.refine_budget(args.budget), seed=args.seed)
+    config = replace(train.refine_budget(args.budget, scene), seed=args.seed)
     steps = min(config.steps, args.steps or config.steps) if args.refine is None else args.refine
     if steps == 0:
         return routed

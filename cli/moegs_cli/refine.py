@@ -52,7 +52,7 @@ def refine(
     warn_if_other_clip(before, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
     cameras = training_cameras_named(scene, rest["views"], "--views")
-    config = replace(refine_budget(budget), **given)
+    config = replace(refine_budget(budget, scene), **given)
     refined = refine_mixture(scene, before, config, out=out, resume=resume, cameras=cameras, progress=not quiet)
     save_mixture(refined, out, {"scene": scene.name, "n_frames": scene.n_frames, "refine steps": config.steps})
     _show(scene, {"before": (before, mixture), "refined": (refined, out)}, every, quiet)

@@ -81,7 +81,7 @@ def route(
     for expert in experts.values():
         warn_if_other_clip(expert, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
-    config = with_router(replace(route_budget(budget), **given), rest)
+    config = with_router(replace(route_budget(budget, scene), **given), rest)
     how = {"out": out, "resume": resume, "progress": not quiet}
     _fit(scene, experts, config, how | {"cameras": _cameras(scene, experts, rest)}, merged=rest["router"] == "volume")
     click.echo(f"{out}: {'merged scene' if rest['router'] == 'volume' else 'mixture'} of {', '.join(experts)}")

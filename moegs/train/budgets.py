@@ -21,7 +21,8 @@ class Budget:
 
     Attributes:
         steps: optimisation steps of an expert, before its prior's :data:`SHARE`.
-        more_steps: at most so many times more where pictures are too small for ``max_gaussians``, which makes steps cheap.
+        more_steps: at most so many times more, of everything, where pictures are too small for ``max_gaussians``, which
+            makes steps cheap.
         max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
         router_steps: optimisation steps of the router.
@@ -66,41 +67,42 @@ def budget(name: str, scene: Scene, prior_name: str) -> tuple[Prior, FitConfig]:
         7000
     """
     size = _sized(name)
-    pixels = max(camera.width * camera.height for camera in scene.cameras)
-    most = min(size.max_gaussians, round(PER_PIXEL * pixels))
-    more = min(math.sqrt(size.max_gaussians / most), size.more_steps)
     config = FitConfig(
-        steps=round(more * size.steps * SHARE.get(prior_name, 1.0)),
-        densify=DensifyRule(max_gaussians=most),
+        steps=round(_more(size, scene) * size.steps * SHARE.get(prior_name, 1.0)),
+        densify=DensifyRule(max_gaussians=_most(size, scene)),
         densify_every=size.densify_every,
     )
     return deform.get(prior_name).for_clip(scene.n_frames), config
 
 
-def route_budget(name: str) -> RouteConfig:
-    """How to train the router at a budget.
+def route_budget(name: str, scene: Scene) -> RouteConfig:
+    """How to train the router of a clip at a budget.
 
     Raises:
         ConfigError: there is no such budget.
-
-    Example:
-        >>> route_budget("small").steps
-        1000
     """
-    return RouteConfig(steps=_sized(name).router_steps)
+    size = _sized(name)
+    return RouteConfig(steps=round(_more(size, scene) * size.router_steps))
 
 
-def refine_budget(name: str) -> RefineConfig:
-    """How to train experts and router together at a budget.
+def refine_budget(name: str, scene: Scene) -> RefineConfig:
+    """How to train experts and router of a clip together at a budget.
 
     Raises:
         ConfigError: there is no such budget.
-
-    Example:
-        >>> refine_budget("small").steps
-        1000
     """
-    return RefineConfig(steps=_sized(name).refine_steps)
+    size = _sized(name)
+    return RefineConfig(steps=round(_more(size, scene) * size.refine_steps))
+
+
+def _most(size: Budget, scene: Scene) -> int:
+    pixels = max(camera.width * camera.height for camera in scene.cameras)
+    return min(size.max_gaussians, round(PER_PIXEL * pixels))
+
+
+def _more(size: Budget, scene: Scene) -> float:
+    """Times the steps, where fewer Gaussians make them cheap."""
+    return min(math.sqrt(size.max_gaussians / _most(size, scene)), size.more_steps)
 
 
 def _sized(name: str) -> Budget:

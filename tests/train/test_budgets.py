@@ -6,7 +6,7 @@ import pytest
 
 from moegs import deform
 from moegs.errors import ConfigError
-from moegs.train import BUDGETS, budget, route_budget
+from moegs.train import BUDGETS, budget, refine_budget, route_budget
 from moegs.train.budgets import SHARE
 from tests.train.scenes import small_scene
 
@@ -25,7 +25,9 @@ def test_sizes_grow():
     small, medium, full = BUDGETS.values()
     for name in ("steps", "max_gaussians", "router_steps"):
         assert getattr(small, name) < getattr(medium, name) < getattr(full, name)
-    assert route_budget("small").steps < route_budget("full").steps
+    scene = small_scene()
+    assert route_budget("small", scene).steps < route_budget("full", scene).steps
+    assert refine_budget("small", scene).steps < refine_budget("full", scene).steps
 
 
 def test_the_cap_of_large_pictures_is_the_budgets():
@@ -41,12 +43,16 @@ def test_fewer_gaussians_take_more_steps():
     config = budget("small", half, "reformulation")[1]
     assert config.densify.max_gaussians == 20_000
     assert config.steps == round(1.5**0.5 * BUDGETS["small"].steps)
+    assert route_budget("small", half).steps == round(1.5**0.5 * BUDGETS["small"].router_steps)
+    assert refine_budget("small", half).steps == round(1.5**0.5 * BUDGETS["small"].refine_steps)
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="one of small, medium, full, got 'tiny'"):
         budget("tiny", small_scene(), "polynomial")
     with pytest.raises(ConfigError, match="got 'tiny'"):
-        route_budget("tiny")
+        route_budget("tiny", small_scene())
+    with pytest.raises(ConfigError, match="got 'tiny'"):
+        refine_budget("tiny", small_scene())
     with pytest.raises(ConfigError, match="'nope'"):
         budget("small", small_scene(), "nope")

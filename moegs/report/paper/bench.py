@@ -58,14 +58,14 @@ class Bench:
 
     def route_of(self, kind: str = "volume-pixel") -> RouteConfig:
         """Training of a router of a kind."""
-        config = train.route_budget(self.plan.budget)
+        config = train.route_budget(self.plan.budget, self.scene)
         router = PixelRouter([1]).config if kind == "pixel" else config.router
         return replace(config, router=router, seed=self.seed, steps=self.plan.capped(config.steps))
 
     @property
     def refining(self) -> RefineConfig:
         """Training of experts and router together."""
-        config = train.refine_budget(self.plan.budget)
+        config = train.refine_budget(self.plan.budget, self.scene)
         return replace(config, seed=self.seed, steps=self.plan.capped(config.steps))
 
     def cameras(self, which: str) -> tuple[int, ...]:

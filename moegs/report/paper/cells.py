@@ -138,7 +138,7 @@ def _mixture_model(bench: Bench, what: What) -> str:
 
 
 def _pruning_cells(plan: Plan) -> list[dict[str, Any]]:
-    how = {"rounds": plan.rounds, "scored": plan.scored, "refit": plan.capped(plan.refit)}
+    how = {"rounds": plan.rounds, "scored": plan.scored, "refit": plan.refit}
     return [{}, *({"criterion": c, "ratio": r} | how for c in plan.criteria for r in plan.ratios)]
 
 

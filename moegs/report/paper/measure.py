@@ -80,12 +80,12 @@ def whole_rows(bench: Bench) -> list[Row]:
     return [_single_pass_row(bench, "not pruned", 0.0, bench.refined(bench.plan.names))]
 
 
-def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: int) -> list[Row]:
+def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> list[Row]:
     """The mixture with a fraction of its Gaussians, experts and router refitted together."""
     whole = bench.refined(bench.plan.names)
     how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
     views = sample_views(bench.scene, scored, seed=bench.seed)
-    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": refit}
+    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": round(refit * bench.refining.steps)}
     pruned, _ = prune_and_refit(bench.scene, whole, score_named(criterion), views, **rounded, **how)
     return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
 

@@ -29,7 +29,7 @@ class Plan:
         criteria: what to rank Gaussians by.
         rounds: steps in which a ratio is reached.
         scored: training views that Gaussians are ranked on.
-        refit: steps that a pruned mixture, experts and router together, is trained on.
+        refit: times the steps in which experts and router learned on together, for a pruned mixture to do so again.
         shares: of the experts' steps.
         distilled: share of an expert's steps that a student is taught for.
         min_gates: gates below which an expert is left out.
@@ -46,7 +46,7 @@ class Plan:
     criteria: tuple[str, ...] = ("blend", "gate", "opacity", "random")
     rounds: int = 8
     scored: int = 64
-    refit: int = 2000
+    refit: float = 2.0
     shares: tuple[float, ...] = (0.2, 0.5, 1.0)
     distilled: float = 0.5
     min_gates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
