@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from moegs.gaussians.container import Gaussians, concatenate
 from moegs.render.api import rasterize
 from moegs.render.camera import Camera, view_directions
 from moegs.render.types import RasterOptions
+from moegs.route._network import refined
 from moegs.route.blend import softmax_gates
 
 
@@ -65,7 +65,6 @@ class RouterConfig:
             raise ConfigError(f"router temperature: expected more than 0, got {self.temperature}.")
 
 
-BAND = 16384  # pixels that pass through the network at a time: what they leave behind stays in the processor's cache
 _INPUT_CHANNELS = {"rays": 6, "time": 1, "color": 6, "alpha": 1}
 
 
@@ -145,11 +144,8 @@ class VolumePixelRouter(nn.Module):
             maps = maps + self.config.background * (1 - alphas)[..., None]
         if maps is not None and self.config.kind == "volume":
             return maps[..., 0]
-        seen = [] if maps is None else [maps[..., 1:]]
-        for name in self.config.inputs:
-            seen += self._inputs(name, images, alphas, camera, t)
-        refined = self._phi(seen, images.shape[1:3])
-        return refined if maps is None else maps[..., 0] + refined
+        inputs = [m for name in self.config.inputs for m in self._inputs(name, images, alphas, camera, t)]
+        return refined(maps, inputs, list(self.layers), len(self.counts), images.shape[1:3])
 
     def _inputs(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> list[Float[Tensor, "_ _ _ _"]]:
         """Channels of one kind: maps of each expert or of one for all, or one pixel for the whole image."""
@@ -161,25 +157,6 @@ class VolumePixelRouter(nn.Module):
         if name == "alpha":
             return [alphas[..., None]]
         return [images, images - images.mean(0, keepdim=True)]
-
-    def _phi(self, seen: Sequence[Float[Tensor, "_ _ _ _"]], size: Sequence[int]) -> Float[Tensor, "k h w"]:
-        h, w = size
-        if self.config.context > 1:
-            return self._deeper(_convolved(seen, self.layers[0], len(self.counts), size)).view(-1, h, w)
-        rows = max(BAND // w, 1)
-        logits = []
-        for top in range(0, h, rows):
-            band = [m[:, top : top + rows] if m.shape[1] == h else m for m in seen]
-            found = self._deeper(_pointwise(band, self.layers[0], len(self.counts)))
-            logits.append(found.expand(-1, min(rows, h - top) * w))  # one value if no input differs between pixels
-        return torch.cat(logits, dim=1).view(-1, h, w)
-
-    def _deeper(self, hidden: list[Float[Tensor, "f p"]]) -> Float[Tensor, "k p"]:
-        """All layers but the first, for each expert."""
-        for weight in list(self.layers)[1:]:  # a slice of the list itself would hold new parameters
-            own = weight[..., 0, 0].expand(len(hidden), -1, -1)
-            hidden = [w @ torch.relu(x) for w, x in zip(own, hidden, strict=True)]
-        return torch.stack([x[0] for x in hidden])
 
     def gates(
         self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float
@@ -231,34 +208,3 @@ def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:
 def group_tags(counts: Sequence[int]) -> Tensor:
     """Expert tag of every Gaussian of the concatenated experts, int32."""
     return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(list(counts)))
-
-
-def _pointwise(
-    seen: Sequence[Float[Tensor, "_ _ _ _"]], weight: Float[Tensor, "m o f 1 1"], k: int
-) -> list[Float[Tensor, "o p"]]:
-    """The first layer of Φ at all pixels p, for each of k experts.
-
-    Plain matrices with one column a pixel, because stacks of matrices as small as these are multiplied several times
-    slower. What all experts see and weigh alike is multiplied once.
-    """
-    blocks = weight[..., 0, 0].split([maps.shape[-1] for maps in seen], dim=2)
-    common: list[Tensor] = []
-    own: list[tuple[Tensor, Tensor]] = []
-    for maps, block in zip(seen, blocks, strict=True):
-        columns = maps.flatten(1, 2).mT
-        if len(columns) == len(block) == 1:
-            common.append(block[0] @ columns[0])
-        else:
-            own.append((block.expand(k, -1, -1), columns.expand(k, -1, -1)))
-    alike = [reduce(torch.add, common)] if common else []
-    return [reduce(torch.add, [*(block[e] @ columns[e] for block, columns in own), *alike]) for e in range(k)]
-
-
-def _convolved(
-    seen: Sequence[Float[Tensor, "_ _ _ _"]], weight: Float[Tensor, "m o f s s"], k: int, size: Sequence[int]
-) -> list[Float[Tensor, "o p"]]:
-    """The same with a first layer that sees the pixels around."""
-    x = torch.cat([maps.expand(k, *size, -1) for maps in seen], dim=-1).permute(0, 3, 1, 2)
-    padded = torch.nn.functional.pad(x, [weight.shape[-1] // 2] * 4, mode="replicate")
-    own = weight.expand(k, *weight.shape[1:])
-    return [torch.nn.functional.conv2d(padded[e : e + 1], own[e])[0].flatten(1) for e in range(k)]

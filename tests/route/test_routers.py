@@ -45,16 +45,45 @@ def test_gates_follow_the_papers_formula():
     torch.testing.assert_close(router(experts, cam, t, backend="reference"), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_large_pictures_go_through_the_network_in_bands():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the native kernel, and by torch in bands
+def test_large_pictures_go_through_the_network_in_pieces(dtype: torch.dtype):
     router = VolumePixelRouter([1, 1], RouterConfig(inputs=("rays", "color")), generator=torch.Generator().manual_seed(0))
-    cam, g = camera(300, 200), torch.Generator().manual_seed(1)
-    maps, images = torch.randn(2, 200, 300, 3, generator=g), torch.rand(2, 200, 300, 3, generator=g)
-    whole = router.logits(maps, images, torch.ones(2, 200, 300), cam, 0.2)
+    router, cam, g = router.to(dtype), camera(300, 200, dtype), torch.Generator().manual_seed(1)
+    maps, images = (torch.randn(2, 200, 300, 3, generator=g, dtype=dtype) for _ in range(2))
+    whole = router.logits(maps, images, torch.ones(2, 200, 300, dtype=dtype), cam, 0.2)
     seen = [maps[..., 1:], (rays(cam) - torch.cat([router.centre, torch.zeros(3)])).expand(2, -1, -1, -1)]
     x = torch.cat([*seen, images, images - images.mean(0)], dim=-1)
     for i, layer in enumerate(router.layers):
         x = (x.relu() if i else x) @ layer[0, :, :, 0, 0].T
     torch.testing.assert_close(whole, maps[..., 0] + x[..., 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(
+    "config",
+    [
+        RouterConfig(),
+        RouterConfig(shared=False, background=1.0),
+        RouterConfig(channels=3, inputs=("time", "color", "rays", "alpha"), hidden=(9,)),
+        RouterConfig(channels=0, inputs=("rays",), hidden=()),
+        RouterConfig(kind="pixel", inputs=("rays", "time", "color")),
+        RouterConfig(kind="pixel", inputs=("rays", "time")),  # nothing that differs between experts
+    ],
+)
+def test_single_and_double_precision_take_different_ways_to_the_same_gates(config: RouterConfig, k: int):
+    """Single goes through the native kernel where it is built, double through torch."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        router, g = filled(VolumePixelRouter([1] * k, config)).to(dtype), torch.Generator().manual_seed(3)
+        drawn = [torch.randn(k, 11, 13, c, generator=g).to(dtype).requires_grad_() for c in (1 + 2 * config.channels, 3, 1)]
+        maps, images, alphas = drawn
+        seen = None if config.kind == "pixel" else maps
+        logits = router.logits(seen, images, alphas[..., 0], camera(13, 11, dtype), 0.6)
+        upstream = torch.randn(logits.shape, generator=g).to(dtype)
+        layers = list(router.layers)
+        found[dtype] = [logits, *torch.autograd.grad(logits, [*drawn, *layers], upstream, materialize_grads=True)]
+    for single, double in zip(*found.values(), strict=True):
+        torch.testing.assert_close(single.double(), double, atol=1e-4 * max(double.abs().max().item(), 1), rtol=1e-4)
 
 
 def test_a_network_that_sees_only_the_time_says_the_same_everywhere():

@@ -34,6 +34,7 @@ inline Lanes load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(f
 inline void store_first(float* p, Lanes a, int n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 inline Lanes keep_first(Lanes a, int n) { return {_mm512_maskz_mov_ps(first(n), a.v)}; }
 inline Lanes magnitude(Lanes a) { return {_mm512_abs_ps(a.v)}; }
+inline Lanes relu(Lanes a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }  // NaN stays NaN
 // 1, -1 or 0 with the sign of a; NaN stays NaN.
 inline Lanes sign(Lanes a) {
   const __m512 one = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
@@ -62,6 +63,7 @@ inline Lanes load_first(const float* p, int n) { return {_mm256_maskload_ps(p, f
 inline void store_first(float* p, Lanes a, int n) { _mm256_maskstore_ps(p, first(n), a.v); }
 inline Lanes keep_first(Lanes a, int n) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(first(n)))}; }
 inline Lanes magnitude(Lanes a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline Lanes relu(Lanes a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
 inline Lanes sign(Lanes a) {
   const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
   return {_mm256_blendv_ps(a.v, one, _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_OQ))};
@@ -106,6 +108,10 @@ inline Lanes keep_first(Lanes a, int n) {
 }
 inline Lanes magnitude(Lanes a) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = __builtin_fabsf(a.v[i]);
+  return a;
+}
+inline Lanes relu(Lanes a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] < 0.0f ? 0.0f : a.v[i];
   return a;
 }
 inline Lanes sign(Lanes a) {

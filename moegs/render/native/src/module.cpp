@@ -18,5 +18,6 @@ NB_MODULE(_native, m) {
   bind_rasterize(m);
   bind_ssim(m);
   bind_planes(m);
+  bind_network(m);
   bind_clock(m);
 }
