@@ -20,6 +20,7 @@ from benchmarks.scenes import BenchScene, garden_scene, grown, random_scene, tab
 from benchmarks.timing import Timing, busy_neighbours, interleaved, threads
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.render import native
+from moegs.route._network import refined, refined_by_torch
 
 
 @dataclass(frozen=True)
@@ -160,13 +161,17 @@ def training_step(effort: Effort) -> Section:
 
 
 def other_ops(effort: Effort) -> Section:
-    """SSIM, plane sampling and Adam."""
+    """SSIM, the router's network, plane sampling and Adam."""
     width, height = 320, 240
     ops = {
         "L1 + SSIM, 320x240": {
             "ours": workloads.loss_and_gradient(width, height, reference=False),
             "torch": workloads.loss_and_gradient(width, height, reference=True),
-        }
+        },
+        "router's network, three experts, 320x240": {
+            "ours": workloads.router_network(width, height, refined),
+            "torch": workloads.router_network(width, height, refined_by_torch),
+        },
     }
     for n in (10_000, 50_000):
         for one_time in (True, False):

@@ -15,6 +15,7 @@ from moegs.deform.prior import Prior
 from moegs.gaussians import Gaussians
 from moegs.gaussians.cloud import PointCloud
 from moegs.render import rasterize
+from moegs.route import VolumePixelRouter
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
 
@@ -116,6 +117,18 @@ def loss_and_gradient(width: int, height: int, reference: bool) -> Call:
 
     loss = twin if reference else photometric_loss
     return lambda: torch.autograd.grad(loss(image, target), image)
+
+
+def router_network(width: int, height: int, refine: Callable[..., Tensor], k: int = 3) -> Call:
+    """The paper's network at every pixel for k experts, with the gradients of its inputs and weights."""
+    generator = torch.Generator().manual_seed(0)
+    layers = VolumePixelRouter([1] * k, generator=generator).layers
+    maps = torch.randn(k, height, width, 3, generator=generator).requires_grad_()
+    rays = [torch.randn(1, 1, 1, 3, generator=generator), torch.randn(1, height, width, 3, generator=generator)]
+    upstream = torch.randn(k, height, width, generator=generator)
+    return lambda: torch.autograd.grad(
+        refine(maps, rays, [*layers], k, (height, width)), [maps, *layers], upstream
+    )
 
 
 def hexplane(n: int, sampler: Callable[..., Tensor], one_time: bool = True) -> Call:

@@ -33,9 +33,7 @@ def refined(
     """
     if layers[0].shape[-1] == 1 and (found := _in_one_pass(weighed, inputs, layers, k)) is not None:
         return found
-    seen = [*inputs] if weighed is None else [weighed[..., 1:], *inputs]
-    found = _by_products(seen, layers, k, size)
-    return found if weighed is None else weighed[..., 0] + found
+    return refined_by_torch(weighed, inputs, layers, k, size)
 
 
 def _in_one_pass(
@@ -68,8 +66,20 @@ def _joined(maps: Sequence[Tensor]) -> Tensor | None:
     return maps[0] if len(maps) == 1 else torch.cat([*maps], dim=-1) if maps else None
 
 
+def refined_by_torch(
+    weighed: Float[Tensor, "k h w f"] | None,
+    inputs: Sequence[Map],
+    layers: Sequence[Float[Tensor, "m _ _ _ _"]],
+    k: int,
+    size: Sequence[int],
+) -> Float[Tensor, "k h w"]:
+    """Plain twin of :func:`refined`, for every device and precision."""
+    found = _by_products([*inputs] if weighed is None else [weighed[..., 1:], *inputs], layers, k, size)
+    return found if weighed is None else weighed[..., 0] + found
+
+
 def _by_products(
-    seen: Sequence[Map], layers: Sequence[Float[Tensor, "m _ _ _ _"]], k: int, size: Sequence[int]
+    seen: Sequence[Map], layers: Sequence[Tensor], k: int, size: Sequence[int]
 ) -> Float[Tensor, "k h w"]:
     h, w = size
     if layers[0].shape[-1] > 1:
