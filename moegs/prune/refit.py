@@ -12,7 +12,6 @@ from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 
 EARLY = 0.25  # of the steps come when half of the rounds are over
-WARM = 0.3  # of its learning rates is left to this part in the end: more is to come
 
 
 def prune_and_refit(
@@ -49,7 +48,7 @@ def prune_and_refit(
     early, how = round(EARLY * steps) if rounds > 1 else 0, {"router_only": router_only, "progress": progress}
 
     def learn(half: Mixture) -> Mixture:
-        return refit(scene, half, early, seed=seed + 1, decay=WARM, **how)
+        return refit(scene, half, early, seed=seed + 1, **how)
 
     pruned, report = prune_in_rounds(mixture, score, views, ratio=ratio, rounds=rounds, halfway=learn)
     return refit(scene, pruned, steps - early, seed=seed, **how), report
@@ -61,7 +60,6 @@ def refit(
     steps: int,
     *,
     router_only: bool = False,
-    decay: float = RefineConfig.decay,
     seed: int = 0,
     progress: bool = True,
 ) -> Mixture:
@@ -73,14 +71,13 @@ def refit(
         steps: optimisation steps; with 0 the mixture comes back as it is.
         router_only: the router alone, at a fifth of its usual rates, as in the paper. Otherwise experts and router together,
             through the blend (:func:`moegs.train.refine_mixture`): the Gaussians that are left then close the gaps.
-        decay: fraction of the learning rates that is left in the end, of experts and router together.
         seed: orders the views.
         progress: show a bar.
     """
     if steps < 1:
         return mixture
     if not router_only:
-        return refine_mixture(scene, mixture, RefineConfig(steps=steps, seed=seed, decay=decay), progress=progress)
+        return refine_mixture(scene, mixture, RefineConfig(steps=steps, seed=seed), progress=progress)
     usual = RouteConfig()
     config = replace(
         usual, router=mixture.router.config, steps=steps, seed=seed, lr_weights=usual.lr_weights / 5,

@@ -38,9 +38,9 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget(7_000, 1.5, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_000),
-    "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=2_000),
-    "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=4_000),
+    "small": Budget(7_000, 1.5, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_500),
+    "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=3_000),
+    "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=6_000),
 }
 """small: minutes on a laptop. medium: an evening. full: as long as the originals train."""
 

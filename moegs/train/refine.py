@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moegs.data import Scene
-from moegs.errors import DivergenceError
+from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
 from moegs.io import digest
 from moegs.metrics import psnr
@@ -21,6 +22,7 @@ from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import router_from_config
 from moegs.train._checks import at_least_one
 from moegs.train._loop import Pace, train_loop
+from moegs.train.average import Average
 from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
@@ -41,6 +43,7 @@ class RefineConfig:
             what another expert draws better.
         router_rate: factor on the router's rates (:class:`moegs.train.RouteConfig`).
         decay: all rates fall log-linearly to this fraction of themselves.
+        average: the result is the mean over this last part of the run, which lets rates stay large; 0 for the last state.
         lambda_dssim: share of the structural term in the loss.
         seed: orders the views.
         checkpoint_every: steps between checkpoints.
@@ -49,13 +52,16 @@ class RefineConfig:
     steps: int = 600
     expert_rate: float = 2.0
     router_rate: float = 0.2
-    decay: float = 0.05
+    decay: float = 0.3
+    average: float = 0.5
     lambda_dssim: float = 0.2
     seed: int = 0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "checkpoint_every")
+        if not 0 <= self.average <= 1:
+            raise ConfigError(f"refinement: expected average in [0, 1], got {self.average}.")
 
 
 @dataclass
@@ -64,12 +70,26 @@ class _Run:
     experts: dict[str, ParamsAdam]
     router: torch.optim.RAdam
     description: dict[str, Any]
+    average: Average
     step: int = 0
 
     def current(self) -> Mixture:
         """The mixture with the tensors as they stand."""
         experts = {n: replace(e, params=self.experts[n].params) for n, e in self.mixture.experts.items()}
         return Mixture(experts, self.mixture.router)
+
+    def learnt(self) -> dict[str, Tensor]:
+        """All tensors that are trained, as they stand."""
+        experts = {f"{i}/{k}": v for i, adam in enumerate(self.experts.values()) for k, v in adam.params.items()}
+        router = {f"router/{k}": v for k, v in self.mixture.router.named_parameters()}
+        return {k: v for k, v in (experts | router).items() if v.requires_grad}
+
+    def result(self) -> Mixture:
+        """The mixture with the means in the place of the last tensors."""
+        with torch.no_grad():
+            for name, tensor in self.learnt().items():
+                tensor.copy_(self.average.mean.get(name, tensor))
+        return self.current()
 
 
 def refine_mixture(
@@ -106,8 +126,8 @@ def refine_mixture(
             run, pace, lambda shown: _step(scene, config, order, run, shown), lambda: _snapshot(run),
             folder=folder, resume=resume, progress=progress,
         )  # fmt: skip
-    experts = {name: _finished(e, config.steps) for name, e in run.current().experts.items()}
-    return Mixture(experts, run.mixture.router)
+    result = run.result()
+    return Mixture({name: _finished(e, config.steps) for name, e in result.experts.items()}, result.router)
 
 
 def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrder, folder: Path | None) -> _Run:
@@ -118,7 +138,8 @@ def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrde
         "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
         "router": digest(router.state_dict()), "experts": {n: digest(e.params) for n, e in mixture.experts.items()},
     }  # fmt: skip
-    run = _Run(Mixture(mixture.experts, router), experts, router_optimizer(router, RouteConfig()), description)
+    average = Average(config.steps - round(config.average * config.steps)) if config.average else Average(config.steps + 1)
+    run = _Run(Mixture(mixture.experts, router), experts, router_optimizer(router, RouteConfig()), description, average)
     path = None if folder is None else folder / NAME
     if path is not None and path.exists():
         with restoring(path.parent):
@@ -132,6 +153,7 @@ def _snapshot(run: _Run) -> Checkpoint:
         tensors |= {f"params/{i}/{k}": v for k, v in adam.params.items()}
         for name, moments in adam.state().items():
             tensors |= {f"adam/{i}/{name}/{k}": v for k, v in moments.items()}
+    tensors |= {f"mean/{k}": v for k, v in run.average.mean.items()}
     return Checkpoint(run.step, tensors, run.description)
 
 
@@ -142,7 +164,11 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
         for name, like in adam.params.items():
             same_kind(name, params[name], like)
         adam.load(params, saved.moments(f"adam/{i}"))
-    run.step = saved.step
+    run.step, learnt = saved.step, run.learnt()
+    if run.average.first <= saved.step:
+        run.average.mean = {name: saved.tensors[f"mean/{name}"] for name in learnt}
+        for name, mean in run.average.mean.items():
+            same_kind(name, mean, learnt[name])
 
 
 def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
@@ -159,6 +185,7 @@ def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown
     for adam in run.experts.values():
         adam.step(LATE + (1 - LATE) * done, run.step, config.expert_rate * config.decay**done)
     router_step(mixture.router, run.router, config.router_rate * config.decay**done, run.step)
+    run.average.take(run.step + 1, run.learnt())
     return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
 
 

@@ -50,7 +50,7 @@ def test_gains_on_the_held_out_camera_and_leaves_the_given_mixture_alone(mixture
     assert not any(v.requires_grad for e in refined.experts.values() for v in e.params.values())
 
 
-@pytest.mark.parametrize("cut", [3, 16])
+@pytest.mark.parametrize("cut", [3, 16, 24])  # before the first checkpoint, before the mean begins, and within it
 def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixture, cut: int):
     import moegs.train.refine as module
 
@@ -72,6 +72,16 @@ def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixtu
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
 
 
+def test_the_mean_begins_where_it_is_asked_to(mixture):
+    """With one state in it, the mean is the last state."""
+    found = [refine_mixture(small_scene(), mixture, replace(QUICK, average=a), progress=False) for a in (0.0, 0.01, 0.5)]
+    last, one, many = (tensors(m)["polynomial/gaussian.means"] for m in found)
+    assert torch.equal(last, one)
+    assert not torch.equal(last, many)
+    with pytest.raises(ConfigError, match="average"):
+        RefineConfig(average=1.5)
+
+
 def test_refuses_to_resume_another_run(tmp_path, mixture):
     refine_mixture(small_scene(), mixture, replace(QUICK, steps=2), out=tmp_path, progress=False)
     with pytest.raises(ConfigError, match="expert_rate"):
@@ -84,7 +94,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_error(tmp_path, mixture):
     path = tmp_path / NAME
     with safe_open(path, framework="pt") as file:
         tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
-    for changed in ("params/0/gaussian.means", "adam/1/gaussian.means/exp_avg"):
+    for changed in ("params/0/gaussian.means", "adam/1/gaussian.means/exp_avg", "mean/1/gaussian.means"):
         save_file(tensors | {changed: tensors[changed][:-1].contiguous()}, path, header)
         with pytest.raises(FormatError, match=r"gaussian\.means"):
             refine_mixture(small_scene(), mixture, replace(QUICK, steps=2), out=tmp_path, resume=True, progress=False)

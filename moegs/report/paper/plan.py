@@ -46,7 +46,7 @@ class Plan:
     criteria: tuple[str, ...] = ("blend", "gate", "opacity", "random")
     rounds: int = 8
     scored: int = 64
-    refit: float = 2.0
+    refit: float = 1.5
     shares: tuple[float, ...] = (0.2, 0.5, 1.0)
     distilled: float = 0.5
     min_gates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
