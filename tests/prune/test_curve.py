@@ -101,7 +101,7 @@ def test_what_is_left_halfway_learns_before_it_is_ranked_again():
     pruned, report = prune_and_refit(scene, mixture, score, views, steps=4, **how)
     assert [count for count, _ in asked] == [n, n - n // 4] and sum(report.after.values()) == n - n // 2
     half, _ = prune_in_rounds(mixture, gated_contribution, views, ratio=0.25, rounds=1)
-    learned = refit(scene, half, 1, seed=4, decay=0.3, progress=False)  # a quarter of the steps, other views first
+    learned = refit(scene, half, 1, seed=4, progress=False)  # a quarter of the steps, other views first
     assert torch.equal(asked[1][1], learned.router.base) and not torch.equal(half.router.base, learned.router.base)
     rest, _ = prune(learned, gated_contribution(learned, views), keep=n - n // 2)
     expected = refit(scene, rest, 3, seed=3, progress=False)
