@@ -20,7 +20,7 @@ from benchmarks.scenes import BenchScene, garden_scene, grown, random_scene, tab
 from benchmarks.timing import Timing, busy_neighbours, interleaved, threads
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.render import native
-from moegs.route._network import refined, refined_by_torch
+from moegs.route._network import network_logits, network_logits_by_torch
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,8 @@ def other_ops(effort: Effort) -> Section:
             "torch": workloads.loss_and_gradient(width, height, reference=True),
         },
         "router's network, three experts, 320x240": {
-            "ours": workloads.router_network(width, height, refined),
-            "torch": workloads.router_network(width, height, refined_by_torch),
+            "ours": workloads.router_network(width, height, network_logits),
+            "torch": workloads.router_network(width, height, network_logits_by_torch),
         },
     }
     for n in (10_000, 50_000):

@@ -8,7 +8,7 @@ from benchmarks import workloads
 from benchmarks.scenes import BenchScene, garden_scene, random_scene
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.render import backends
-from moegs.route._network import refined, refined_by_torch
+from moegs.route._network import network_logits, network_logits_by_torch
 
 needs_native = pytest.mark.skipif(not backends.native_available(), reason="the native module is not built")
 
@@ -49,9 +49,9 @@ def test_loss_and_gradient(benchmark, reference: bool) -> None:
     benchmark(workloads.loss_and_gradient(320, 240, reference))
 
 
-@pytest.mark.parametrize("refine", [refined, refined_by_torch], ids=["native", "torch"])
-def test_router_network_and_gradient(benchmark, refine) -> None:
-    benchmark(workloads.router_network(320, 240, refine))
+@pytest.mark.parametrize("logits", [network_logits, network_logits_by_torch], ids=["native", "torch"])
+def test_router_network_and_gradient(benchmark, logits) -> None:
+    benchmark(workloads.router_network(320, 240, logits))
 
 
 @pytest.mark.parametrize("n", [10_000, 50_000])

@@ -119,7 +119,7 @@ def loss_and_gradient(width: int, height: int, reference: bool) -> Call:
     return lambda: torch.autograd.grad(loss(image, target), image)
 
 
-def router_network(width: int, height: int, refine: Callable[..., Tensor], k: int = 3) -> Call:
+def router_network(width: int, height: int, logits: Callable[..., Tensor], k: int = 3) -> Call:
     """The paper's network at every pixel for k experts, with the gradients of its inputs and weights."""
     generator = torch.Generator().manual_seed(0)
     layers = VolumePixelRouter([1] * k, generator=generator).layers
@@ -127,7 +127,7 @@ def router_network(width: int, height: int, refine: Callable[..., Tensor], k: in
     rays = [torch.randn(1, 1, 1, 3, generator=generator), torch.randn(1, height, width, 3, generator=generator)]
     upstream = torch.randn(k, height, width, generator=generator)
     return lambda: torch.autograd.grad(
-        refine(maps, rays, [*layers], k, (height, width)), [maps, *layers], upstream
+        logits(maps, rays, [*layers], k, (height, width)), [maps, *layers], upstream
     )
 
 

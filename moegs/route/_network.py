@@ -15,7 +15,7 @@ Map = Float[Tensor, "_ _ _ _"]  # [k, h, w, f]; of one for all experts with k = 
 BAND = 16384  # pixels that pass through torch at a time: what they leave behind stays in the processor's cache
 
 
-def refined(
+def network_logits(
     weighed: Float[Tensor, "k h w f"] | None,
     inputs: Sequence[Map],
     layers: Sequence[Float[Tensor, "m _ _ _ _"]],
@@ -33,7 +33,7 @@ def refined(
     """
     if layers[0].shape[-1] == 1 and (found := _in_one_pass(weighed, inputs, layers, k)) is not None:
         return found
-    return refined_by_torch(weighed, inputs, layers, k, size)
+    return network_logits_by_torch(weighed, inputs, layers, k, size)
 
 
 def _in_one_pass(
@@ -42,38 +42,34 @@ def _in_one_pass(
     """None where the kernel does not apply. What is the same at all pixels becomes the first layer's bias."""
     first, *deeper = [w[..., 0, 0] for w in layers]
     splatted = 0 if weighed is None else weighed.shape[-1] - 1
-    blocks = first.split([splatted, *(m.shape[-1] for m in inputs)], dim=2)
-    own, columns = [] if weighed is None else [weighed], [blocks[0]]
-    common: list[Tensor] = []
-    shared_columns: list[Tensor] = []
-    bias = first.new_zeros(first.shape[:2])
-    for maps, block in zip(inputs, blocks[1:], strict=True):
-        if maps.shape[:3] == (1, 1, 1):
-            bias = bias + block @ maps.flatten()
-        elif len(maps) == k:
-            own, columns = [*own, maps], [*columns, block]
-        else:
-            common, shared_columns = [*common, maps[0]], [*shared_columns, block]
-    alone, shared = _joined(own), _joined(common)
-    if alone is None or not native.usable(alone, shared):
+    splatted_block, *blocks = first.split([splatted, *(m.shape[-1] for m in inputs)], dim=2)
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {"constant": [], "own": [], "common": []}
+    for maps, block in zip(inputs, blocks, strict=True):
+        constant = maps.shape[:3] == (1, 1, 1)
+        seen["constant" if constant else "own" if len(maps) == k else "common"].append((maps, block))
+    own = [*([] if weighed is None else [weighed]), *(m for m, _ in seen["own"])]
+    common = [m[0] for m, _ in seen["common"]]
+    if not native.usable(own, common, layers):
         return None
-    weights = [torch.cat([*columns, *shared_columns], dim=2), *deeper]
-    return native.pixel_network(alone, shared, weights, bias, residual=weighed is not None)
+    bias = reduce(torch.add, [b @ m.flatten() for m, b in seen["constant"]], first.new_zeros(first.shape[:2]))
+    columns = torch.cat([splatted_block, *(b for _, b in seen["own"] + seen["common"])], dim=2)
+    shared = _joined(common) if common else None
+    return native.pixel_network(_joined(own), shared, [columns, *deeper], bias, residual=weighed is not None)
 
 
-def _joined(maps: Sequence[Tensor]) -> Tensor | None:
+def _joined(maps: Sequence[Tensor]) -> Tensor:
     """Side by side, without a copy of a single one."""
-    return maps[0] if len(maps) == 1 else torch.cat([*maps], dim=-1) if maps else None
+    return maps[0] if len(maps) == 1 else torch.cat([*maps], dim=-1)
 
 
-def refined_by_torch(
+def network_logits_by_torch(
     weighed: Float[Tensor, "k h w f"] | None,
     inputs: Sequence[Map],
     layers: Sequence[Float[Tensor, "m _ _ _ _"]],
     k: int,
     size: Sequence[int],
 ) -> Float[Tensor, "k h w"]:
-    """Plain twin of :func:`refined`, for every device and precision."""
+    """Plain twin of :func:`network_logits`, for every device and precision."""
     found = _by_products([*inputs] if weighed is None else [weighed[..., 1:], *inputs], layers, k, size)
     return found if weighed is None else weighed[..., 0] + found
 

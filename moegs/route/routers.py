@@ -15,7 +15,7 @@ from moegs.gaussians.container import Gaussians, concatenate
 from moegs.render.api import rasterize
 from moegs.render.camera import Camera, view_directions
 from moegs.render.types import RasterOptions
-from moegs.route._network import refined
+from moegs.route._network import network_logits
 from moegs.route.blend import softmax_gates
 
 
@@ -145,7 +145,7 @@ class VolumePixelRouter(nn.Module):
         if maps is not None and self.config.kind == "volume":
             return maps[..., 0]
         inputs = [m for name in self.config.inputs for m in self._inputs(name, images, alphas, camera, t)]
-        return refined(maps, inputs, list(self.layers), len(self.counts), images.shape[1:3])
+        return network_logits(maps, inputs, list(self.layers), len(self.counts), images.shape[1:3])
 
     def _inputs(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> list[Float[Tensor, "_ _ _ _"]]:
         """Channels of one kind: maps of each expert or of one for all, or one pixel for the whole image."""

@@ -1,9 +1,10 @@
-"""The mean of a run's tensors over its last part: it lies lower than any of them, between the swings of single views."""
+"""The mean of a run's tensors over its last part (Polyak averaging), between the swings that single views cause."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ class Average:
 
     first: int
     mean: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, share: float, steps: int) -> Self:
+        """Over the last part of a run: of every fifth state, counted back from the last one, which is always among them."""
+        return cls(steps - EVERY * min(int(share * steps / EVERY), (steps - 1) // EVERY))
 
     def take(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Take up the state after a number of steps, if it is one of those that count."""

@@ -25,8 +25,8 @@ class Budget:
             makes steps cheap.
         max_gaussians: hard cap on the Gaussians of an expert, where :data:`PER_PIXEL` does not set a lower one.
         densify_every: steps between edits of the set of Gaussians.
-        router_steps: optimisation steps of the router.
-        refine_steps: optimisation steps of experts and router together.
+        router_steps: optimisation steps of the router, before ``more_steps``.
+        refine_steps: optimisation steps of experts and router together, before ``more_steps``.
     """
 
     steps: int
@@ -80,6 +80,10 @@ def route_budget(name: str, scene: Scene) -> RouteConfig:
 
     Raises:
         ConfigError: there is no such budget.
+
+    Example:
+        >>> _sized("small").router_steps
+        1000
     """
     size = _sized(name)
     return RouteConfig(steps=round(_more(size, scene) * size.router_steps))
@@ -90,6 +94,10 @@ def refine_budget(name: str, scene: Scene) -> RefineConfig:
 
     Raises:
         ConfigError: there is no such budget.
+
+    Example:
+        >>> _sized("small").refine_steps
+        1500
     """
     size = _sized(name)
     return RefineConfig(steps=round(_more(size, scene) * size.refine_steps))

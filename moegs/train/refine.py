@@ -44,6 +44,7 @@ class RefineConfig:
         router_rate: factor on the router's rates (:class:`moegs.train.RouteConfig`).
         decay: all rates fall log-linearly to this fraction of themselves.
         average: the result is the mean over this last part of the run, which lets rates stay large; 0 for the last state.
+            Every fifth state counts.
         lambda_dssim: share of the structural term in the loss.
         seed: orders the views.
         checkpoint_every: steps between checkpoints.
@@ -86,9 +87,10 @@ class _Run:
 
     def result(self) -> Mixture:
         """The mixture with the means in the place of the last tensors."""
+        learnt = self.learnt()
         with torch.no_grad():
-            for name, tensor in self.learnt().items():
-                tensor.copy_(self.average.mean.get(name, tensor))
+            for name, mean in self.average.mean.items():
+                learnt[name].copy_(mean)
         return self.current()
 
 
@@ -138,7 +140,7 @@ def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrde
         "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
         "router": digest(router.state_dict()), "experts": {n: digest(e.params) for n, e in mixture.experts.items()},
     }  # fmt: skip
-    average = Average(config.steps - round(config.average * config.steps)) if config.average else Average(config.steps + 1)
+    average = Average.over(config.average, config.steps)
     run = _Run(Mixture(mixture.experts, router), experts, router_optimizer(router, RouteConfig()), description, average)
     path = None if folder is None else folder / NAME
     if path is not None and path.exists():

@@ -103,22 +103,52 @@ def test_threads_change_no_bit(monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_what_is_not_a_number_stays_so():
+def test_what_is_not_a_number_stays_so(isa):
     inputs = drawn(1, 2, 3, 3, 0, (4,), 1)
     inputs["own"][0, 1, 1, 2] = torch.nan
-    missing = pixel_network(**inputs).isnan()
-    assert missing[0, 1, 1]
-    assert missing.sum() == 1
+    logits, to_own, *_ = gradients(pixel_network, inputs, torch.ones(1, 2, 3))
+    assert logits.isnan()[0, 1, 1] and logits.isnan().sum() == 1
+    assert to_own.isnan()[0, 1, 1].any() and to_own.isnan().any(-1).sum() == 1
 
 
 def test_it_leaves_to_others_what_it_does_not_cover():
-    own, common = torch.zeros(2, 3, 4, 3), torch.zeros(3, 4, 3)
-    assert usable(own, common)
-    assert not usable(own.double(), common)
-    assert not usable(own[:, :0], None)
-    assert not usable(own, common.clone().requires_grad_())
+    own, common, layers = torch.zeros(2, 3, 4, 3), torch.zeros(3, 4, 3), [torch.zeros(1, 1, 5)]
+    asking = common.clone().requires_grad_()
+    assert usable([own], [common], layers) and usable([own], [], layers)
+    assert not usable([], [common], layers)
+    assert not usable([own.double()], [common], layers)
+    assert not usable([own], [common], [layers[0].double()])
+    assert not usable([own[:, :0]], [], layers)
+    assert not usable([own], [asking], layers)
     with torch.no_grad():
-        assert usable(own, common.clone().requires_grad_())
+        assert usable([own], [asking], layers)
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradients_again():
+    inputs, upstream = drawn(2, 7, 9, 3, 3, (6, 3), 1), torch.ones(2, 7, 9)
+    inputs["own"].requires_grad_()
+    logits = pixel_network(**inputs)  # its weights ask for no gradient
+    first, second = (torch.autograd.grad(logits, inputs["own"], upstream, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    exact = doubled({k: v for k, v in inputs.items() if k != "own"} | {"own": inputs["own"].detach()})
+    torch.testing.assert_close(first.double(), gradients(reference, exact, upstream.double())[1], rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_are_refused():
+    inputs = drawn(1, 3, 4, 3, 3, (6, 3), 1)
+    inputs["own"].requires_grad_()
+    (slope,) = torch.autograd.grad(pixel_network(**inputs).square().sum(), inputs["own"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_memory_that_is_not_the_callers_is_refused():
+    """A conversion would be written to and lost."""
+    own, networks = torch.zeros(1, 6, 2), torch.zeros(1, 2)
+    arguments = (own, None, networks, [1, 1], True, torch.zeros(1, 6), None)
+    native.library().network_backward(*arguments, torch.zeros(1, 2), 1)
+    with pytest.raises(TypeError):
+        native.library().network_backward(*arguments, torch.zeros(1, 2, dtype=torch.float64), 1)
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -129,3 +159,16 @@ def test_sizes_that_do_not_fit_are_refused():
         pixel_network(**inputs | {"own": torch.zeros(2, 3, 4, 5)})
     with pytest.raises(ValueError, match="weights do not fit"):
         pixel_network(**inputs | {"layers": [w.expand(3, -1, -1) for w in inputs["layers"]], "bias": torch.zeros(3, 6)})
+
+
+def test_outputs_that_do_not_fit_are_refused():
+    own, networks, widths = torch.zeros(1, 6, 2), torch.zeros(1, 2), [1, 1]
+    library, upstream = native.library(), torch.zeros(1, 6)
+    with pytest.raises(ValueError, match="logits"):
+        library.network_forward(own, None, networks, widths, True, torch.zeros(1, 5), 1)
+    with pytest.raises(ValueError, match="upstream"):
+        library.network_backward(own, None, networks, widths, True, torch.zeros(1, 5), None, None, 1)
+    with pytest.raises(ValueError, match="to the inputs"):
+        library.network_backward(own, None, networks, widths, True, upstream, torch.zeros(1, 6, 3), None, 1)
+    with pytest.raises(ValueError, match="to the weights"):
+        library.network_backward(own, None, networks, widths, True, upstream, None, torch.zeros(1, 3), 1)

@@ -66,6 +66,7 @@ def test_large_pictures_go_through_the_network_in_pieces(dtype: torch.dtype):
         RouterConfig(shared=False, background=1.0),
         RouterConfig(channels=3, inputs=("time", "color", "rays", "alpha"), hidden=(9,)),
         RouterConfig(channels=0, inputs=("rays",), hidden=()),
+        RouterConfig(channels=0, inputs=("time",)),  # a network of its bias alone
         RouterConfig(kind="pixel", inputs=("rays", "time", "color")),
         RouterConfig(kind="pixel", inputs=("rays", "time")),  # nothing that differs between experts
     ],
@@ -84,6 +85,22 @@ def test_single_and_double_precision_take_different_ways_to_the_same_gates(confi
         found[dtype] = [logits, *torch.autograd.grad(logits, [*drawn, *layers], upstream, materialize_grads=True)]
     for single, double in zip(*found.values(), strict=True):
         torch.testing.assert_close(single.double(), double, atol=1e-4 * max(double.abs().max().item(), 1), rtol=1e-4)
+
+
+def test_mixed_precision_is_refused():
+    router, maps = VolumePixelRouter([1, 1]).double(), torch.rand(2, 5, 7, 3)
+    with pytest.raises(RuntimeError, match="dtype"):
+        router.logits(maps, maps, torch.ones(2, 5, 7), camera(7, 5), 0.2)
+
+
+def test_function_transforms_reach_through_the_network():
+    router, images = filled(VolumePixelRouter([1, 1])), torch.rand(2, 5, 7, 3)
+    maps = torch.randn(2, 5, 7, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def total(maps):
+        return router.logits(maps, images, torch.ones(2, 5, 7), camera(7, 5), 0.2).square().sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(maps), torch.autograd.grad(total(maps), maps)[0])
 
 
 def test_a_network_that_sees_only_the_time_says_the_same_everywhere():

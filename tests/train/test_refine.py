@@ -72,12 +72,34 @@ def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixtu
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
 
 
-def test_the_mean_begins_where_it_is_asked_to(mixture):
-    """With one state in it, the mean is the last state."""
-    found = [refine_mixture(small_scene(), mixture, replace(QUICK, average=a), progress=False) for a in (0.0, 0.01, 0.5)]
-    last, one, many = (tensors(m)["polynomial/gaussian.means"] for m in found)
-    assert torch.equal(last, one)
-    assert not torch.equal(last, many)
+@pytest.mark.parametrize("average", [0.0, 0.5, 1.0])
+def test_the_result_is_the_mean_of_the_last_states(monkeypatch, mixture, average: float):
+    import moegs.train.refine as module
+
+    states, take = [], module._step
+
+    def watched(scene, config, order, run, shown):
+        numbers = take(scene, config, order, run, shown)
+        states.append({k: v.detach().clone() for k, v in run.learnt().items()})
+        return numbers
+
+    monkeypatch.setattr(module, "_step", watched)
+    config = RefineConfig(steps=12, average=average)
+    found = refine_mixture(small_scene(), mixture, config, progress=False)
+    taken = {0.0: [11], 0.5: [6, 11], 1.0: [1, 6, 11]}[average]
+    for name, result in (
+        ("0/gaussian.means", found.experts["polynomial"].params["gaussian.means"]), ("router/base", found.router.base)
+    ):  # fmt: skip
+        torch.testing.assert_close(result, torch.stack([states[i][name] for i in taken]).mean(0))
+
+
+def test_a_finished_refinement_resumes_to_its_result(tmp_path, mixture):
+    how = {"out": tmp_path, "progress": False}
+    first, again = (refine_mixture(small_scene(), mixture, replace(QUICK, steps=4), resume=r, **how) for r in (False, True))
+    assert all(torch.equal(v, tensors(again)[k]) for k, v in tensors(first).items())
+
+
+def test_a_share_has_to_be_one():
     with pytest.raises(ConfigError, match="average"):
         RefineConfig(average=1.5)
 

@@ -12,12 +12,18 @@ from torch import Tensor
 from moegs.render import native
 
 
-def usable(own: Tensor, common: Tensor | None) -> bool:
-    """Whether the kernel covers these inputs: built, float32, on the CPU, not empty, no gradient to what all share."""
-    fits = own.device.type == "cpu" and own.dtype == torch.float32 and own.numel() > 0
-    if common is not None:
-        fits = fits and common.dtype == torch.float32 and not (common.requires_grad and torch.is_grad_enabled())
-    return fits and native.available()
+def usable(own: Sequence[Tensor], common: Sequence[Tensor], layers: Sequence[Tensor]) -> bool:
+    """Whether the kernel covers these maps and layers.
+
+    That is where it is built, for float32 on the CPU, not empty, without a gradient to what all experts see, and outside
+    of ``torch.func``'s transforms, which cannot see into native code.
+    """
+    if not native.available() or not own or any(torch.is_grad_enabled() and m.requires_grad for m in common):
+        return False
+    return all(
+        x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        for x in (*own, *common, *layers)
+    ) and all(m.numel() > 0 for m in own)
 
 
 def pixel_network(
@@ -59,10 +65,10 @@ class _PixelNetwork(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
         own, common, networks = ctx.saved_tensors
         to_own = torch.empty_like(own) if ctx.needs_input_grad[0] else None
-        to_networks = torch.empty_like(networks)
+        to_networks = torch.empty_like(networks) if ctx.needs_input_grad[2] else None
         arrived = upstream.contiguous().view(len(own), -1)
         native.library().network_backward(
             own, common, networks, *ctx.settings, arrived, to_own, to_networks, native.threads()

@@ -85,7 +85,8 @@ def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored
     whole = bench.refined(bench.plan.names)
     how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
     views = sample_views(bench.scene, scored, seed=bench.seed)
-    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": round(refit * bench.refining.steps)}
+    steps = bench.plan.capped(round(refit * bench.refining.steps))
+    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": steps}
     pruned, _ = prune_and_refit(bench.scene, whole, score_named(criterion), views, **rounded, **how)
     return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
 

@@ -34,10 +34,9 @@ inline void add_scaled(Row& r, float scale, const float* values) {
 // Where the rows of one block lie: activations[l] are the inputs of layer l.
 struct Scratch {
   float* activations;
-  float* delta;       // gradients to the outputs of a layer, and
-  float* next;        // to its inputs
-  float* sums;        // kLanes partial sums for each float of the networks
-  size_t widest;
+  float* delta;  // gradients to the outputs of a layer, and
+  float* next;   // to its inputs
+  float* sums;   // kLanes partial sums for each float of the networks
 };
 
 size_t activation_rows(const NetworkTask& t) {
@@ -57,7 +56,7 @@ size_t networks(const NetworkTask& t) { return t.shared ? 1 : t.experts; }
 Scratch divided(const NetworkTask& t, float* memory) {
   const size_t widest = widest_layer(t);
   float* delta = memory + activation_rows(t) * kBlock;
-  return {memory, delta, delta + widest * kBlock, delta + 2 * widest * kBlock, widest};
+  return {memory, delta, delta + widest * kBlock, delta + 2 * widest * kBlock};
 }
 
 // Channels of n pixels, `stride` floats apart, as rows; zeros behind the last pixel.
@@ -76,13 +75,12 @@ void load_inputs(const NetworkTask& t, size_t expert, size_t at, size_t n, float
 }
 
 // All layers; returns the row of outputs. Activations that are kept are those after the relu.
-const float* run_layers(const NetworkTask& t, const float* network, float* rows) {
-  const float* in = rows;
+const float* run_layers(const NetworkTask& t, const float* network, float* in) {
   const float* weight = network;
   for (size_t l = 0; l < t.layers; ++l) {
     const size_t from = t.widths[l], to = t.widths[l + 1];
     const float* bias = l == 0 ? weight + from * to : nullptr;
-    float* out = const_cast<float*>(in) + from * kBlock;
+    float* out = in + from * kBlock;
     for (size_t o = 0; o < to; ++o) {
       Row r;
 #pragma GCC unroll 4
@@ -94,7 +92,7 @@ const float* run_layers(const NetworkTask& t, const float* network, float* rows)
       }
       store_row(out + o * kBlock, r);
     }
-    weight += from * to + (bias ? to : 0);
+    weight += layer_floats(t.widths, l);
     in = out;
   }
   return in;
@@ -115,11 +113,12 @@ inline void add_row(float* sums, const Row& a) {
   store(sums, s);
 }
 
-// Gradients of layer l from those of its outputs in s.delta; its inputs' go to s.next, as far as `inputs` of them.
+// Gradients of layer l from those of its outputs in s.delta: to its floats into `sums`, unless null, and to the first
+// `inputs` of its inputs into s.next.
 void back_through(const NetworkTask& t, size_t l, const float* weight, const float* in, const Scratch& s, float* sums,
                   size_t inputs) {
   const size_t from = t.widths[l], to = t.widths[l + 1];
-  for (size_t o = 0; o < to; ++o) {
+  for (size_t o = 0; sums != nullptr && o < to; ++o) {
     const Row d = load_row(s.delta + o * kBlock);
     for (size_t i = 0; i < from; ++i) add_product(sums + (o * from + i) * kLanes, d, in + i * kBlock);
     if (l == 0) add_row(sums + (from * to + o) * kLanes, d);
@@ -129,7 +128,7 @@ void back_through(const NetworkTask& t, size_t l, const float* weight, const flo
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) r.v[v] = all(0.0f);
     for (size_t o = 0; o < to; ++o) add_scaled(r, weight[o * from + i], s.delta + o * kBlock);
-    if (l > 0) {  // past the relu: activations are positive or zero
+    if (l > 0) {  // past the relu, whose output is positive, zero or no number
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) r.v[v] = r.v[v] * sign(load(in + i * kBlock + v * kLanes));
     }
@@ -147,29 +146,29 @@ void store_own_gradient(const NetworkTask& t, size_t expert, size_t at, size_t n
   }
 }
 
-void backward_block(const NetworkTask& t, size_t expert, size_t at, size_t n, Scratch s) {
+void backward_block(const NetworkTask& t, size_t expert, size_t at, size_t n, Scratch s, bool to_weights) {
   const size_t number = t.shared ? 0 : expert;
-  const float* network = t.weights + number * t.network;
+  const float* network = t.weights + number * t.network_floats;
   load_inputs(t, expert, at, n, s.activations);
   run_layers(t, network, s.activations);
   const float* upstream = t.upstream + expert * t.pixels + at;
   load_channels(upstream, 1, 1, n, s.delta);
   const size_t own = t.own_gradient ? t.own_channels - t.residual : 0;
   const float *in = s.activations, *weight = network;
-  float* sums = s.sums + number * t.network * kLanes;
-  const auto floats = [&](size_t l) { return t.widths[l] * t.widths[l + 1] + (l == 0 ? t.widths[1] : 0); };
+  float* sums = s.sums + number * t.network_floats * kLanes;
   for (size_t l = 0; l + 1 < t.layers; ++l) {  // to the last layer
     in += t.widths[l] * kBlock;
-    weight += floats(l);
+    weight += layer_floats(t.widths, l);
   }
   for (size_t l = t.layers; l-- > 0;) {
-    back_through(t, l, weight, in, s, sums + (weight - network) * kLanes, l > 0 ? t.widths[l] : own);
+    float* const into = to_weights ? sums + (weight - network) * kLanes : nullptr;
+    back_through(t, l, weight, in, s, into, l > 0 ? t.widths[l] : own);
     float* const swapped = s.delta;
     s.delta = s.next;
     s.next = swapped;
     if (l == 0) break;
     in -= t.widths[l - 1] * kBlock;
-    weight -= floats(l - 1);
+    weight -= layer_floats(t.widths, l - 1);
   }
   if (t.own_gradient) store_own_gradient(t, expert, at, n, upstream, s.delta);
 }
@@ -177,7 +176,7 @@ void backward_block(const NetworkTask& t, size_t expert, size_t at, size_t n, Sc
 }  // namespace
 
 size_t network_scratch(const NetworkTask& t) {
-  return (activation_rows(t) + 2 * widest_layer(t)) * kBlock + networks(t) * t.network * kLanes;
+  return (activation_rows(t) + 2 * widest_layer(t)) * kBlock + networks(t) * t.network_floats * kLanes;
 }
 
 void network_forward(const NetworkTask& t, size_t first, size_t last, float* scratch) {
@@ -185,7 +184,7 @@ void network_forward(const NetworkTask& t, size_t first, size_t last, float* scr
     const size_t n = last - at < size_t(kBlock) ? last - at : kBlock;
     for (size_t e = 0; e < t.experts; ++e) {
       load_inputs(t, e, at, n, scratch);
-      const float* out = run_layers(t, t.weights + (t.shared ? 0 : e * t.network), scratch);
+      const float* out = run_layers(t, t.weights + (t.shared ? 0 : e * t.network_floats), scratch);
       const float* own = t.own + (e * t.pixels + at) * t.own_channels;
       float* logits = t.logits + e * t.pixels + at;
       for (size_t i = 0; i < n; ++i) logits[i] = t.residual ? out[i] + own[i * t.own_channels] : out[i];
@@ -195,11 +194,11 @@ void network_forward(const NetworkTask& t, size_t first, size_t last, float* scr
 
 void network_backward(const NetworkTask& t, size_t first, size_t last, float* scratch, float* weight_gradient) {
   const Scratch s = divided(t, scratch);
-  const size_t floats = networks(t) * t.network;
+  const size_t floats = weight_gradient != nullptr ? networks(t) * t.network_floats : 0;
   __builtin_memset(s.sums, 0, floats * kLanes * sizeof(float));
   for (size_t at = first; at < last; at += kBlock) {
     const size_t n = last - at < size_t(kBlock) ? last - at : kBlock;
-    for (size_t e = 0; e < t.experts; ++e) backward_block(t, e, at, n, s);
+    for (size_t e = 0; e < t.experts; ++e) backward_block(t, e, at, n, s, weight_gradient != nullptr);
   }
   for (size_t i = 0; i < floats; ++i) weight_gradient[i] = total(load(s.sums + i * kLanes));
 }

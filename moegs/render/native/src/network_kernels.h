@@ -18,13 +18,18 @@ struct NetworkTask {
   bool residual;
   const size_t* widths;  // [layers + 1]
   size_t layers;
-  const float* weights;  // one network, or one an expert
-  size_t network;        // floats of a network
+  const float* weights;   // one network, or one an expert
+  size_t network_floats;  // of each
   bool shared;
   float* logits;          // [experts][pixels], forward
   const float* upstream;  // [experts][pixels], backward
   float* own_gradient;    // like own, or null
 };
+
+// Floats of layer l, its bias included.
+inline size_t layer_floats(const size_t* widths, size_t l) {
+  return widths[l] * widths[l + 1] + (l == 0 ? widths[1] : 0);
+}
 
 }  // namespace moegs
 
@@ -34,6 +39,6 @@ MOEGS_KERNEL(size_t network_scratch(const moegs::NetworkTask& task))
 // Logits of pixels first … last-1.
 MOEGS_KERNEL(void network_forward(const moegs::NetworkTask& task, size_t first, size_t last, float* scratch))
 
-// Gradients from these pixels: into task.own_gradient, and to all networks, which `weight_gradient` receives.
+// Gradients from these pixels: into task.own_gradient, and to all networks, which `weight_gradient` receives unless null.
 MOEGS_KERNEL(void network_backward(const moegs::NetworkTask& task, size_t first, size_t last, float* scratch,
                                    float* weight_gradient))
