@@ -92,13 +92,14 @@ def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored
 
 
 def _single_pass_row(bench: Bench, series: str, x: float, mixture: Mixture, whole: Mixture | None = None) -> Row:
-    """Speeds are taken in turns: this mixture in one pass, expert by expert, and the whole mixture."""
+    """Speeds are taken in turns: this mixture in one pass, expert by expert, the whole mixture, and its experts alone."""
     contest = {"one": mixture_renderer(mixture), "each": separate_renderer(mixture)}
-    ms = _ms(bench, contest if whole is None else contest | {"whole": mixture_renderer(whole)})
+    alone = {f"expert {n}": expert_renderer(e) for n, e in (whole or mixture).experts.items()}
+    ms = _ms(bench, contest | alone | ({} if whole is None else {"whole": mixture_renderer(whole)}))
     size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
-    speed = {"ms": ms["one"], "fps": 1e3 / ms["one"], "separate_fps": 1e3 / ms["each"]}
-    scores = _scores(bench, mixture_renderer(mixture))
-    return _row(series, x, scores, **size, **speed, speedup=ms.get("whole", ms["one"]) / ms["one"])
+    speed = _speed(ms["one"], max(ms[n] for n in alone)) | {"separate_fps": 1e3 / ms["each"]}
+    faster = ms.get("whole", ms["one"]) / ms["one"]
+    return _row(series, x, _scores(bench, mixture_renderer(mixture)), **size, **speed, speedup=faster)
 
 
 def separate_renderer(mixture: Mixture) -> Renderer:
