@@ -8,7 +8,7 @@ from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
 from moegs.train.views import stacking_split
-from moegs.train.yardsticks import sparse_error, yardsticks
+from moegs.train.yardsticks import fewest_tiles, sparse_error, yardsticks
 
 __all__ = [
     "BUDGETS",
@@ -19,6 +19,7 @@ __all__ = [
     "budget",
     "evaluate",
     "expert_renderer",
+    "fewest_tiles",
     "fit_expert",
     "fit_or_load",
     "fit_router",

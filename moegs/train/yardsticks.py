@@ -1,18 +1,24 @@
-"""What to hold a mixture against: the average of its experts, the best of them at every pixel, all gates drawn."""
+"""What to hold a mixture against: the average of its experts, the best of them at every pixel or in every tile, all gates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.metrics import FrameScores, score, summarise
 from moegs.progress import progress_bar
+from moegs.render.types import TILE
 from moegs.route.blend import blend, oracle_gates, uniform_gates
-from moegs.route.mixture import Mixture, render_experts, render_mixture
+from moegs.route.mixture import Mixture, MixtureRender, render_experts, render_mixture
 from moegs.route.sparse import render_sparse
+
+MOST = 8  # experts whose subsets are tried
 
 
 @torch.no_grad()
@@ -65,6 +71,82 @@ def sparse_error(
         shares.append(sparse.share)
         errors.append(float((sparse.color - exact.color).abs().max()))
     return {"tiles": sum(shares) / len(shares), "largest_error": max(errors)}
+
+
+@torch.no_grad()
+def fewest_tiles(
+    mixture: Mixture,
+    scene: Scene,
+    loss: float = 0.05,
+    cameras: Sequence[int] | None = None,
+    *,
+    every: int = 1,
+    backend: str = "auto",
+    progress: bool = False,
+) -> dict[str, float]:
+    """How many (expert, tile) pairs it takes at least to lose so little, over the held-out cameras.
+
+    A bound for sparse gates: in every tile all subsets of the experts are tried against the photograph, with the gates of
+    the others shared out among them, and no small picture has to tell.
+
+    Args:
+        mixture: experts and router, at most eight.
+        scene: the clip.
+        loss: of mean PSNR, in dB.
+        cameras: instead of the held-out ones.
+        every: look at each ``every``-th frame.
+        backend: rasteriser.
+        progress: show a bar.
+
+    Returns:
+        ``tiles``, the share of all pairs, and ``psnr`` with them.
+
+    Raises:
+        ConfigError: there are more experts, or no cameras.
+    """
+    k = len(mixture.experts)
+    if k > MOST:
+        raise ConfigError(f"fewest tiles: expected at most {MOST} experts, whose subsets are all tried, got {k}.")
+    subsets = [c for size in range(1, k + 1) for c in combinations(range(k), size)]
+    frames = []
+    for camera, frame in _views("fewest tiles", scene, cameras, every, progress):
+        render = render_mixture(mixture, scene.cameras[camera], scene.time(frame), backend=backend)
+        truth = scene.image(camera, frame)
+        frames.append(torch.stack([_tile_errors(_shared_out(render, chosen), truth) for chosen in subsets]))
+    sizes = torch.tensor([float(len(chosen)) for chosen in subsets])
+    return _least_for(torch.stack(frames).double(), sizes.double() / k, loss)
+
+
+def _shared_out(render: MixtureRender, chosen: tuple[int, ...]) -> Float[Tensor, "h w 3"]:
+    gates = render.gates[list(chosen)]
+    return blend(render.images[list(chosen)], gates / gates.sum(0).clamp_min(1e-12))
+
+
+def _tile_errors(image: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> Float[Tensor, "tiles"]:
+    """Each tile's part of the mean squared error."""
+    h, w, _ = image.shape
+    error = torch.nn.functional.pad((image.clamp(0, 1) - truth).square().mean(-1), (0, -w % TILE, 0, -h % TILE))
+    return error.unflatten(1, (-1, TILE)).unflatten(0, (-1, TILE)).sum((1, 3)).flatten() / (h * w)
+
+
+def _least_for(
+    errors: Float[Tensor, "frames subsets tiles"], shares: Float[Tensor, "subsets"], loss: float
+) -> dict[str, float]:
+    """The dearest price of a share at which the loss is kept; the last subset is that of all experts."""
+    whole = errors[:, -1].sum(-1)
+    wanted = float(-10 * whole.log10().mean()) - loss
+
+    def at(price: float) -> dict[str, float]:
+        # a frame's PSNR falls with the logarithm of its error: to first order, with the error over the whole's
+        choice = (errors / whole[:, None, None] + price * shares[:, None]).argmin(1)
+        left = errors.gather(1, choice[:, None]).sum((1, 2))
+        return {"tiles": float(shares[choice].mean()), "psnr": float(-10 * left.log10().mean())}
+
+    low, high = -30.0, 10.0  # powers of two
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(2**middle)["psnr"] >= wanted else (low, middle)
+    return at(2**low)
 
 
 def _views(

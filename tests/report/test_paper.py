@@ -107,7 +107,8 @@ def test_students_are_compared_with_photographs_alone(made):
 
 def test_gates_that_cannot_be_that_small_are_left_out(made):
     found = lines(made, "sparse")
-    assert set(found) == {("all gates", 0.1), ("sparse gates", 0.1)}
+    assert set(found) == {("all gates", 0.1), ("sparse gates", 0.1), ("fewest tiles", None)}
+    assert 0 < found["fewest tiles", None]["tiles"] <= 1 and found["fewest tiles", None]["gain"] >= -PLAN.bearable - 0.01
     assert 0 < found["sparse gates", 0.1]["tiles"] <= 1 and found["sparse gates", 0.1]["times_dearest"] > 0
 
 

@@ -47,12 +47,15 @@ def _list(axes: Axes, table: Table, lines: Sequence[Line]) -> None:
 
 
 def _curves(axes: Axes, table: Table, lines: Sequence[Line]) -> None:
-    """One line a series; words instead of numbers on the axis are not joined."""
+    """One line a series, level where it has no place; words instead of numbers on the axis are not joined."""
     words = any(isinstance(line.x, str) for line in lines)
     for i, series in enumerate(dict.fromkeys(line.series for line in lines)):
         own = [line for line in lines if line.series == series]
         psnr: list[Any] = [line.figures["psnr"][0] for line in own]
         spread = [line.figures["psnr"][1] or 0.0 for line in own]
+        if own[0].x is None:
+            axes.axhline(psnr[0], linestyle="--", color=_color(i), label=series)
+            continue
         places = [_wrapped(line.x) if words else line.x for line in own]
         axes.errorbar(
             places, psnr, yerr=spread, fmt=_MARKERS[i // len(COLORS) % 3] + ("" if words else "-"), markersize=4,

@@ -139,7 +139,7 @@ def _table(table: Table, lines: list[Line]) -> str:
     head = [*first, *(COLUMNS[c][0] for c in shown)]
     rows = [head, ["---"] * len(first) + ["---:"] * len(shown)]
     for line in lines:
-        place = [table.axis[1].format(line.x)] if axis else []
+        place = ["" if line.x is None else table.axis[1].format(line.x)] if axis else []
         rows.append([line.series, *place, *(_cell(c, line) for c in shown)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -17,7 +17,7 @@ from moegs.prune import megabytes, prune_and_refit
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
-from moegs.train import expert_renderer, mixture_renderer, sparse_error, sparse_renderer
+from moegs.train import expert_renderer, fewest_tiles, mixture_renderer, sparse_error, sparse_renderer
 from moegs.train.evaluate import Renderer
 from moegs.train.views import sample_views
 
@@ -160,6 +160,13 @@ def sparse_rows(bench: Bench, min_gate: float) -> list[Row]:
         _row("all gates", min_gate, exact, gain=0.0, **_speed(ms["exact"], dearest)),
         _row("sparse gates", min_gate, scores, gain=scores.psnr - exact.psnr, **_speed(ms["sparse"], dearest), **error),
     ]
+
+
+def fewest_rows(bench: Bench, loss: float) -> list[Row]:
+    """What any choice of tiles needs for a loss."""
+    mixture = bench.refined(bench.plan.names)
+    exact, found = _scores(bench, mixture_renderer(mixture)), fewest_tiles(mixture, bench.scene, loss, every=bench.plan.every)
+    return [{"series": "fewest tiles", "x": None, "gain": found["psnr"] - exact.psnr} | found]
 
 
 def _speed(ms: float, dearest: float) -> dict[str, float]:

@@ -33,6 +33,7 @@ class Plan:
         shares: of the experts' steps.
         distilled: share of an expert's steps that a student is taught for.
         min_gates: gates below which an expert is left out.
+        bearable: loss in dB for which the fewest tiles are told.
         left_out: cameras that stacking keeps from the experts.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     shares: tuple[float, ...] = (0.2, 0.5, 1.0)
     distilled: float = 0.5
     min_gates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    bearable: float = 0.05
     left_out: int = 4
 
     def __post_init__(self) -> None:
