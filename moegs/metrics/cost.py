@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -48,6 +49,9 @@ def time_frames(render: Callable[[int], object], frames: int, warmup: int = 3) -
 def take_turns(renders: Mapping[str, Callable[[int], object]], frames: int, warmup: int = 1) -> dict[str, Speed]:
     """Time several renderers frame by frame in turns, so that a busy moment of the machine hits all of them alike.
 
+    Each round has its own order, the same at every call: who always came after the same neighbour would find the caches as
+    that one leaves them.
+
     Args:
         renders: by name, from a frame's number to anything.
         frames: rounds to time.
@@ -59,9 +63,11 @@ def take_turns(renders: Mapping[str, Callable[[int], object]], frames: int, warm
     if frames < 1:
         raise ConfigError(f"take_turns: expected at least one frame, got {frames}.")
     spent: dict[str, list[float]] = {name: [] for name in renders}
+    order, shuffle = list(renders), random.Random(0).shuffle
     for i in range(-warmup, frames):
-        for name, render in renders.items():
-            spent[name].append(_milliseconds(render, i % frames))
+        shuffle(order)
+        for name in order:
+            spent[name].append(_milliseconds(renders[name], i % frames))
     counted = {name: values[warmup:] for name, values in spent.items()}
     return {name: Speed(statistics.median(v), min(v), max(v), frames) for name, v in counted.items()}
 
