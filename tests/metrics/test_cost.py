@@ -54,30 +54,4 @@ def test_renderers_take_turns() -> None:
     assert len(followed) == 6  # everyone comes after everyone
     assert list(speeds) == ["a", "b", "c"] and speeds["a"].calls == 12
     with pytest.raises(ConfigError, match="at least one frame"):
-        time_frames(lambda i: None, frames=0)
-
-
-def test_peak_memory_sees_an_allocation() -> None:
-    pytest.importorskip("resource")
-    before = peak_memory()
-    block = bytearray(b"x") * (before + (32 << 20))
-    assert peak_memory() >= before + (16 << 20) and len(block) > 0
-
-
-def test_bytes_of_a_file_and_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"12345")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b").write_bytes(b"123")
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert bytes_on_disk(tmp_path / "a") == 5 and bytes_on_disk(tmp_path) == 8
-    with pytest.raises(DataError, match="nothing"):
-        bytes_on_disk(tmp_path / "missing")
-
-
-def test_renderers_take_turns() -> None:
-    seen: list[str] = []
-    speeds = take_turns({"a": lambda i: seen.append(f"a{i}"), "b": lambda i: seen.append(f"b{i}")}, frames=2, warmup=1)
-    assert seen == ["a1", "b1", "a0", "b0", "a1", "b1"]
-    assert list(speeds) == ["a", "b"] and speeds["a"].calls == 2
-    with pytest.raises(ConfigError, match="at least one frame"):
         take_turns({}, frames=0)
