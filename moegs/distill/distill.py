@@ -25,6 +25,8 @@ from moegs.train.losses import photometric_loss
 from moegs.train.views import sample_views
 
 RANKED = 64  # views from which it is seen who is idle
+ADOPTED = 0.3  # share of a student's Gaussians
+ADOPTED_STAYING = 0.1  # where nothing fades, and networks that others share have to learn where newcomers belong
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class DistillConfig:
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
         adopt: largest share of a continuing student's Gaussians that others of the mixture take the place of, see
-            :func:`moegs.distill.adopt`; none in the paper.
+            :func:`moegs.distill.adopt`; 0 in the paper. None is 0.3, and 0.1 for priors in which nothing fades.
         between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach;
             none in the paper. Meant for few cameras, to which a student would fit too closely.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
@@ -42,12 +44,12 @@ class DistillConfig:
     """
 
     weight: float = 0.5
-    adopt: float = 0.3
+    adopt: float | None = None
     between: float = 0.0
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.adopt < 1:
+        if self.adopt is not None and not 0 <= self.adopt < 1:
             raise ConfigError(f"distillation: expected adopt in [0, 1), a share of the student, got {self.adopt}.")
         if self.between < 0:
             raise ConfigError(f"distillation: expected between ≥ 0, cameras for each one of the rig, got {self.between}.")
@@ -146,11 +148,13 @@ def distill(
 
 
 def _widened(mixture: Mixture, scene: Scene, student: Student, config: DistillConfig) -> Params | None:
-    if student.start is None or student.expert is None or not config.adopt:
+    usual = ADOPTED if student.prior.fades else ADOPTED_STAYING
+    share = usual if config.adopt is None else config.adopt
+    if student.start is None or student.expert is None or not share:
         return student.start
     alone = Expert(student.prior, student.start, student.fit.options, student.fit.background, student.prior.decoder)
     views, generator = sample_views(scene, RANKED, seed=config.fit.seed), torch.Generator().manual_seed(config.fit.seed)
-    return adopt(mixture, student.expert, alone, views, scene.n_frames, config.adopt, generator=generator)
+    return adopt(mixture, student.expert, alone, views, scene.n_frames, share, generator=generator)
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,14 @@ def test_nothing_is_adopted_that_is_not_asked_for(tmp_path):
     assert moved == [0, 8]
 
 
+@pytest.mark.parametrize(("prior", "most"), [("polynomial", 6), ("hexplane", 2)])
+def test_fewer_are_adopted_where_nothing_fades(tmp_path, prior: str, most: int):
+    own, other = expert(scattered(20, 0), prior, opacity=0.05), expert(scattered(20, 1), "interpolation", opacity=0.9)
+    mixture, config = mixture_of(own=own, other=other), DistillConfig(fit=FitConfig(steps=1))
+    taught = distill(mixture, small_scene(), "own", config, cache=tmp_path, progress=False)
+    assert (torch.cdist(taught.params["gaussian.means"], own.params["gaussian.means"]).amin(1) > 0.02).sum() == most
+
+
 def test_gaussians_of_the_mixture_stay_as_they_are():
     mixture = mixture_of(own=expert(scattered(9, 0), "polynomial", opacity=0.02), other=expert(scattered(9, 1), "hexplane"))
     before = {n: {k: v.clone() for k, v in e.params.items()} for n, e in mixture.experts.items()}

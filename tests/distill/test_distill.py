@@ -220,7 +220,7 @@ def test_a_lesson_goes_on_only_as_it_began(tmp_path):
     mixture, scene, fit = make_mixture(), small_scene(), FitConfig(steps=2)
     taught = distill(mixture, scene, "poly", DistillConfig(fit=fit), cache=tmp_path, out=tmp_path, progress=False)
     assert taught.meta["loss"] == {
-        "name": "distillation", "mixture": mixture_key(mixture), "weight": 0.5, "adopt": 0.3, "between": 0.0,
+        "name": "distillation", "mixture": mixture_key(mixture), "weight": 0.5, "adopt": None, "between": 0.0,
     }  # fmt: skip
     how = {"cache": tmp_path, "out": tmp_path, "resume": True, "progress": False}
     distill(mixture, scene, "poly", DistillConfig(fit=fit), **how)
