@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -105,20 +104,6 @@ def test_reference_gradient() -> None:
         return sample_planes_reference([leaves], coords)
 
     assert torch.autograd.gradcheck(features, (coords.requires_grad_(), *leaves))
-
-
-@pytest.fixture(params=["avx512", "avx2", "portable"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this processor has."""
-    if not native.available():
-        pytest.skip("the native module is not built")
-    before = native.isa()
-    try:
-        native.library().set_isa(request.param)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.library().set_isa(before)
 
 
 @pytest.mark.parametrize("time", [None, -1.0, 0.317, 1.0])

@@ -19,19 +19,6 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="the compiled ker
 
 IMAGE = 1e-4  # absolute
 GRADIENT = 1e-3  # relative to the largest entry
-ISAS = ("avx512", "avx2", "portable")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    """Runs a test on one instruction set."""
-    before = native.isa()
-    try:
-        native.library().set_isa(request.param)
-    except RuntimeError:
-        pytest.skip(f"this processor lacks {request.param}")
-    yield request.param
-    native.library().set_isa(before)
 
 
 def run(backend: str, gaussians: Gaussians, cam: Camera, dtype=torch.float32, features: int = 0, seed: int = 0, **kw):

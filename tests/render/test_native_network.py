@@ -13,18 +13,6 @@ from moegs.render import native
 from moegs.render.native.network import pixel_network, usable
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
-ISAS = ("avx512", "avx2", "portable")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = native.isa()
-    try:
-        native.library().set_isa(request.param)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.library().set_isa(before)
 
 
 def reference(own, common, layers, bias, residual):

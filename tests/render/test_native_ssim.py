@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,18 +16,6 @@ from moegs.render.native.ssim import photometric, usable
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native module is not built")
 
 SIZES = [(1, 1, 3), (1, 40, 3), (40, 1, 3), (3, 5, 3), (4, 16, 1), (17, 31, 4), (39, 64, 3)]
-
-
-@pytest.fixture(params=["avx512", "avx2", "portable"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this processor has."""
-    before = native.isa()
-    try:
-        native.library().set_isa(request.param)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.library().set_isa(before)
 
 
 def pair(h: int, w: int, c: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
