@@ -65,7 +65,7 @@ def assert_agree(gaussians: Gaussians, cam: Camera, **kw) -> None:
     seed=st.integers(0, 10_000),
     n=st.integers(1, 120),
     degree=st.integers(0, 3),
-    features=st.sampled_from([0, 1, 4, 7, 12, 13, 30]),
+    features=st.sampled_from([0, 1, 3, 4, 7, 12, 13, 30]),
     eps2d=st.sampled_from([0.3, 0.1, 0.0]),
     compensate=st.booleans(),
 )
@@ -76,7 +76,7 @@ def test_agrees_with_the_reference(seed, n, degree, features, eps2d, compensate)
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("features", [0, 5, 14])
+@pytest.mark.parametrize("features", [0, 3, 5, 14])
 def test_every_instruction_set_agrees(isa, features):
     assert native.isa() == isa
     assert_agree(random_gaussians(150, 3), camera(), features=features, options=RasterOptions(compensate=True))
@@ -109,7 +109,7 @@ def test_groups_agree_with_the_reference():
     assert_agree(random_gaussians(150, 7), camera(), features=4, groups=groups, options=GROUP_OPTIONS)
 
 
-@pytest.mark.parametrize("features", [0, 6])
+@pytest.mark.parametrize("features", [0, 3, 6])
 def test_groups_equal_separate_calls_to_the_last_bit(isa, features):
     n, cam = 200, camera(50, 35)
     gaussians, groups = random_gaussians(n, 8), torch.arange(n) * 5 % 3

@@ -166,6 +166,19 @@ MOEGS_INLINE void prefetch_images(const TileJob& job, const Tile& t) {
   }
 }
 
+// The first n channels of a block, from the image or the gradient that `of` chooses.
+template <class Of>
+MOEGS_INLINE void read_channels(const TileJob& job, const Window& w, const Channel* channels, int n, Of&& of, float (*lanes)[16]) {
+  for (int c = 0; c < n;) {
+    const bool triple = whole(w) && triple_at(channels, c, n);
+    if (triple)
+      read_triple(job, w, of(channels[c]), lanes + c);
+    else
+      read_pixels(job, w, of(channels[c]), channels[c].image_stride, lanes[c]);
+    c += triple ? 3 : 1;
+  }
+}
+
 template <int Values>
 void read_block(const TileJob& job, const Tile& t, int block, int first, State<Values>& state) {
   const Window w = window(job, t, block);
@@ -175,15 +188,8 @@ void read_block(const TileJob& job, const Tile& t, int block, int first, State<V
   alignas(64) float image[Values + 2][16];
   __builtin_memset(image, 0, sizeof(image));
   const Channel* channels = job.channels + first;
-  const int colors = interleaved_colors(channels, n, w) ? 3 : 0;
-  if (colors > 0) {
-    read_colors(job, w, channels[0].grad, state.grad);
-    read_colors(job, w, channels[0].image, image);
-  }
-  for (int c = colors; c < n; ++c) {
-    read_pixels(job, w, channels[c].grad, channels[c].image_stride, state.grad[c]);
-    read_pixels(job, w, channels[c].image, channels[c].image_stride, image[c]);
-  }
+  read_channels(job, w, channels, n, [](const Channel& c) { return c.grad; }, state.grad);
+  read_channels(job, w, channels, n, [](const Channel& c) -> const float* { return c.image; }, image);
   f16 rest = spread(0.0f);
   if (first == 0 && job.grad_alpha != nullptr) {
     read_pixels(job, w, job.grad_alpha, 1, image[Values]);

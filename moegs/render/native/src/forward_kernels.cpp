@@ -59,9 +59,14 @@ void write_block(const TileJob& job, const Tile& t, int block, int first, const 
     const float behind = first + c < 3 ? job.background[3 * t.group + first + c] : 0.0f;
     store(v[c], load(state.sum[c]) + spread(behind) * final);
   }
-  const int colors = interleaved_colors(channels, n, w) ? 3 : 0;
-  if (colors > 0) write_colors(job, w, channels[0].image, v);
-  for (int c = colors; c < n; ++c) write_pixels(job, w, channels[c].image, channels[c].image_stride, v[c]);
+  for (int c = 0; c < n;) {
+    const bool triple = whole(w) && triple_at(channels, c, n);
+    if (triple)
+      write_triple(job, w, channels[c].image, v + c);
+    else
+      write_pixels(job, w, channels[c].image, channels[c].image_stride, v[c]);
+    c += triple ? 3 : 1;
+  }
   if (first > 0) return;
   store(v[Values], spread(1.0f) - final);
   write_pixels(job, w, job.alpha, 1, v[Values]);
@@ -115,6 +120,8 @@ void forward_tile(const TileJob& job, size_t list) {
 #ifndef MOEGS_SANITIZE  // instrumented, each of these takes long to compile
     if (n <= 4)
       composite<4>(job, list, first);
+    else if (n <= 7)  // colour, depth and the paper's router channels
+      composite<7>(job, list, first);
     else if (n <= 8)
       composite<8>(job, list, first);
     else if (n <= 12)

@@ -57,26 +57,41 @@ MOEGS_INLINE void each_pixel(const TileJob& job, const Window& w, size_t stride,
   }
 }
 
-// One channel of a block between the image and 16 lanes.
+MOEGS_INLINE bool whole(const Window& w) { return w.width == 4 && w.height == 4; }
+
+// One channel of a block between the image and 16 lanes, if it can be, a row of four pixels at a time.
 MOEGS_INLINE void write_pixels(const TileJob& job, const Window& w, float* image, size_t stride, const float* lanes) {
+  if (stride == 1 && whole(w)) {
+    for (int j = 0; j < 4; ++j) store_quad(image + w.first + size_t(j) * job.width, load_quad(lanes + 4 * j));
+    return;
+  }
   each_pixel(job, w, stride, [=](int lane, size_t place) { image[place] = lanes[lane]; });
 }
 MOEGS_INLINE void read_pixels(const TileJob& job, const Window& w, const float* image, size_t stride, float* lanes) {
+  if (stride == 1 && whole(w)) {
+    for (int j = 0; j < 4; ++j) store_quad(lanes + 4 * j, load_quad(image + w.first + size_t(j) * job.width));
+    return;
+  }
   each_pixel(job, w, stride, [=](int lane, size_t place) { lanes[lane] = image[place]; });
 }
 
 // Three interleaved channels of a block wholly inside the image, a row of four pixels at a time.
-MOEGS_INLINE void write_colors(const TileJob& job, const Window& w, float* image, const float (*lanes)[16]) {
+MOEGS_INLINE void write_triple(const TileJob& job, const Window& w, float* image, const float (*lanes)[16]) {
   for (int j = 0; j < 4; ++j)
     interleave(load_quad(lanes[0] + 4 * j), load_quad(lanes[1] + 4 * j), load_quad(lanes[2] + 4 * j),
                image + 3 * (w.first + size_t(j) * job.width));
 }
-MOEGS_INLINE void read_colors(const TileJob& job, const Window& w, const float* image, float (*lanes)[16]) {
+MOEGS_INLINE void read_triple(const TileJob& job, const Window& w, const float* image, float (*lanes)[16]) {
   for (int j = 0; j < 4; ++j) {
     quad c[3];
     separate(image + 3 * (w.first + size_t(j) * job.width), c[0], c[1], c[2]);
     for (int i = 0; i < 3; ++i) store_quad(lanes[i] + 4 * j, c[i]);
   }
+}
+
+// Whether channels c, c + 1 and c + 2 of n are one interleaved image, as colours are and the paper's router channels.
+MOEGS_INLINE bool triple_at(const Channel* channels, int c, int n) {
+  return c + 3 <= n && channels[c].image_stride == 3 && channels[c + 2].image == channels[c].image + 2;
 }
 
 // Asks for what will soon be read or written: a tile's rows of an image, and the records of the entries from `at` on, be
@@ -93,11 +108,6 @@ MOEGS_INLINE void prefetch_image(const TileJob& job, const Tile& t, const float*
 MOEGS_INLINE void prefetch_records(const TileJob& job, uint64_t at) {
   const uint64_t stop = job.n_entries - at < kBatch ? job.n_entries : at + kBatch;
   for (; at < stop; ++at) __builtin_prefetch(&job.records[job.entries[at].gaussian], 0, 2);
-}
-
-// Whether the first three of n channels are one interleaved image and the block lies wholly inside it.
-MOEGS_INLINE bool interleaved_colors(const Channel* channels, int n, const Window& w) {
-  return n >= 3 && w.width == 4 && w.height == 4 && channels[0].image_stride == 3 && channels[2].image == channels[0].image + 2;
 }
 
 // Which pixels of a block lie in the image, as ones and zeros.
