@@ -91,12 +91,23 @@ def test_threads_change_no_bit(monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_what_is_not_a_number_stays_so(isa):
+def test_what_is_not_a_number_spreads_as_in_torch(isa):
+    """In the inputs, and in gradients that dead units stop, however large they are."""
+    upstream = torch.ones(1, 2, 3)
     inputs = drawn(1, 2, 3, 3, 0, (4,), 1)
     inputs["own"][0, 1, 1, 2] = torch.nan
-    logits, to_own, *_ = gradients(pixel_network, inputs, torch.ones(1, 2, 3))
-    assert logits.isnan()[0, 1, 1] and logits.isnan().sum() == 1
-    assert to_own.isnan()[0, 1, 1].any() and to_own.isnan().any(-1).sum() == 1
+    assert pixel_network(**inputs).isnan().nonzero().tolist() == [[0, 1, 1]]
+    assert_alike_in_kind(inputs, upstream)
+    inputs = drawn(1, 2, 3, 3, 0, (4,), 1)
+    inputs["bias"][0, :3] = -100.0
+    upstream[0, 0, 0] = torch.inf
+    assert_alike_in_kind(inputs, upstream)
+
+
+def assert_alike_in_kind(inputs, upstream):
+    exact = gradients(reference, inputs, upstream)
+    for found, wanted in zip(gradients(pixel_network, inputs, upstream), exact, strict=True):
+        assert torch.equal(found.isnan(), wanted.isnan()) and torch.equal(found.isinf(), wanted.isinf())
 
 
 def test_it_leaves_to_others_what_it_does_not_cover():

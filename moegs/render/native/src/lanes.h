@@ -35,6 +35,10 @@ inline void store_first(float* p, Lanes a, int n) { _mm512_mask_storeu_ps(p, fir
 inline Lanes keep_first(Lanes a, int n) { return {_mm512_maskz_mov_ps(first(n), a.v)}; }
 inline Lanes magnitude(Lanes a) { return {_mm512_abs_ps(a.v)}; }
 inline Lanes relu(Lanes a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }  // NaN stays NaN
+// The gradient of a relu's input from that of its output: nothing where the output is zero, however large the gradient.
+inline Lanes past_relu(Lanes gradient, Lanes output) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(output.v, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient.v)};
+}
 // 1, -1 or 0 with the sign of a; NaN stays NaN.
 inline Lanes sign(Lanes a) {
   const __m512 one = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
@@ -64,6 +68,9 @@ inline void store_first(float* p, Lanes a, int n) { _mm256_maskstore_ps(p, first
 inline Lanes keep_first(Lanes a, int n) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(first(n)))}; }
 inline Lanes magnitude(Lanes a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Lanes relu(Lanes a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
+inline Lanes past_relu(Lanes gradient, Lanes output) {
+  return {_mm256_and_ps(gradient.v, _mm256_cmp_ps(output.v, _mm256_setzero_ps(), _CMP_NLE_UQ))};
+}
 inline Lanes sign(Lanes a) {
   const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
   return {_mm256_blendv_ps(a.v, one, _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_OQ))};
@@ -113,6 +120,10 @@ inline Lanes magnitude(Lanes a) {
 inline Lanes relu(Lanes a) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] < 0.0f ? 0.0f : a.v[i];
   return a;
+}
+inline Lanes past_relu(Lanes gradient, Lanes output) {
+  for (int i = 0; i < kLanes; ++i) gradient.v[i] = output.v[i] <= 0.0f ? 0.0f : gradient.v[i];
+  return gradient;
 }
 inline Lanes sign(Lanes a) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > 0.0f ? 1.0f : a.v[i] < 0.0f ? -1.0f : a.v[i];

@@ -128,9 +128,9 @@ void back_through(const NetworkTask& t, size_t l, const float* weight, const flo
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) r.v[v] = all(0.0f);
     for (size_t o = 0; o < to; ++o) add_scaled(r, weight[o * from + i], s.delta + o * kBlock);
-    if (l > 0) {  // past the relu, whose output is positive, zero or no number
+    if (l > 0) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) r.v[v] = r.v[v] * sign(load(in + i * kBlock + v * kLanes));
+      for (int v = 0; v < kVectors; ++v) r.v[v] = past_relu(r.v[v], load(in + i * kBlock + v * kLanes));
     }
     store_row(s.next + i * kBlock, r);
   }
