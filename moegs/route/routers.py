@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -33,7 +34,8 @@ class RouterConfig:
             render and its distance from the experts' mean), ``"alpha"``.
         context: side of the square of pixels that Φ's first layer sees, odd; 1 in the paper.
         shared: one Φ for all experts (paper) or one each.
-        temperature: divides the logits, in training and at test alike.
+        temperature: divides the logits, in training and at test alike unless training has its own
+            (:attr:`moegs.train.RouteConfig.temperatures`).
         background: value behind the splatted weights (the released code uses 1).
         initial_weight: start of the base weights (0.9 in the released code).
     """
@@ -61,8 +63,8 @@ class RouterConfig:
             )
         if self.kind != "volume" and not self.inputs and not (self.kind == "volume-pixel" and self.channels):
             raise ConfigError("router inputs: expected at least one, for a pixel network that sees no other channels.")
-        if self.temperature <= 0:
-            raise ConfigError(f"router temperature: expected more than 0, got {self.temperature}.")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"router temperature: expected a number above 0, got {self.temperature}.")
 
 
 _INPUT_CHANNELS = {"rays": 6, "time": 1, "color": 6, "alpha": 1}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import Scene
-from moegs.errors import DivergenceError
+from moegs.data import Scene, View
+from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
 from moegs.io import digest
 from moegs.metrics import psnr
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.blend import blend, softmax_gates
+from moegs.route.mixture import Mixture, render_experts
 from moegs.route.routers import RouterConfig, VolumePixelRouter
-from moegs.train._checks import at_least_one
+from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, train_loop
 from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
@@ -35,6 +38,10 @@ class RouteConfig:
         lr_time: RAdam rate of time weights.
         lr_network: RAdam rate of the pixel network.
         decay: rates fall log-linearly to this fraction of themselves.
+        temperatures: the first and the last that the softmax has while the router learns, log-linear between them: from warm
+            to cold lets all experts be tried before one is chosen. None of them: the router's own throughout
+            (:attr:`moegs.route.RouterConfig.temperature`), which is also what is rendered with afterwards. The released
+            code trains at 0.01 throughout and renders at 1.
         lambda_dssim: share of the structural term in the loss.
         seed: orders the views and starts the network.
         checkpoint_every: steps between checkpoints.
@@ -46,12 +53,27 @@ class RouteConfig:
     lr_time: float = 0.05
     lr_network: float = 0.05
     decay: float = 0.1
+    temperatures: tuple[float, ...] = ()
     lambda_dssim: float = 0.2
     seed: int = 0
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "checkpoint_every")
+        at_least_zero(self, "lr_weights", "lr_time", "lr_network")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"router: expected decay in (0, 1], got {self.decay}.")
+        if len(self.temperatures) not in (0, 2) or not all(0 < t < math.inf for t in self.temperatures):
+            raise ConfigError(
+                f"router: expected temperatures to be none or two numbers above 0, got {list(self.temperatures)}."
+            )
+
+    def temperature(self, step: int) -> float:
+        """Of the softmax at a step."""
+        if not self.temperatures:
+            return self.router.temperature
+        first, last = self.temperatures
+        return first * (last / first) ** (step / max(self.steps - 1, 1))
 
 
 @dataclass
@@ -176,7 +198,7 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
 def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
     """One view; returns figures where they are shown."""
     view = view_at(scene, order, run.step)
-    image = render_mixture(run.mixture, view.camera, view.time).color
+    image = _blended(run.mixture, view, config.temperature(run.step))
     loss = photometric_loss(image, view.image, config.lambda_dssim)
     if not torch.isfinite(loss):
         raise DivergenceError(f"the router's loss is not finite at step {run.step}; the last checkpoint is intact.")
@@ -184,6 +206,13 @@ def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown:
     loss.backward()
     router_step(run.mixture.router, run.optimizer, config.decay ** (run.step / config.steps), run.step)
     return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
+
+
+def _blended(mixture: Mixture, view: View, temperature: float) -> Float[Tensor, "h w 3"]:
+    router = mixture.router
+    render = render_experts(list(mixture.experts.values()), view.camera, view.time, router.features(view.time))
+    logits = router.logits(render.features, render.color, render.alpha, view.camera, view.time)
+    return blend(render.color, softmax_gates(logits, temperature))
 
 
 def router_step(router: VolumePixelRouter, optimizer: torch.optim.RAdam, scale: float, step: int) -> None:

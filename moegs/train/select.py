@@ -26,7 +26,7 @@ class Candidate:
         psnr: of their mixture (of the expert itself, if it is one), dB.
         gain: dB above the best single expert.
         ms: milliseconds a frame.
-        gain_per_ms: ``gain / ms``, what subsets are ranked by.
+        gain_per_ms: ``gain / ms``, what subsets that gain are ranked by. The others follow, least loss first.
         efficient: no other subset is both as good and as fast.
     """
 
@@ -103,7 +103,7 @@ def rank_subsets(
         progress: show a bar.
 
     Returns:
-        Best first; single experts have no gain and come where that puts them.
+        Best first: what gains by gain per millisecond, then the best single expert, then what loses.
 
     Raises:
         ConfigError: a camera is held out, or there are fewer experts than the smallest size.
@@ -151,4 +151,4 @@ def _ranked(trials: Sequence[_Trial]) -> list[Candidate]:
         )
         for t in trials
     ]  # fmt: skip
-    return sorted(candidates, key=lambda c: -c.gain_per_ms)
+    return sorted(candidates, key=lambda c: (c.gain <= 0, -c.gain_per_ms if c.gain > 0 else -c.gain, c.ms))

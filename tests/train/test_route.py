@@ -45,6 +45,41 @@ def test_experts_stay_as_they_are(experts):
         assert all(torch.equal(v, mixture.experts[name].params[k]) for k, v in params.items())
 
 
+def test_temperatures_fall_from_the_first_to_the_last():
+    config = RouteConfig(steps=3, temperatures=(1.0, 0.01))
+    assert [config.temperature(step) for step in range(3)] == pytest.approx([1.0, 0.1, 0.01])
+    assert RouteConfig(router=RouterConfig(temperature=0.3)).temperature(7) == 0.3
+    assert RouteConfig(steps=1, temperatures=(0.5, 0.1)).temperature(0) == 0.5
+
+
+def test_what_training_is_told_leaves_the_routers_own_temperature(experts):
+    """As the released code has it: cold while it learns, 1 when it renders."""
+    scene = small_scene()
+    constant = replace(QUICK, router=RouterConfig(temperature=0.1))
+    same = replace(QUICK, temperatures=(0.1, 0.1))
+    learnt, told = (fit_router(scene, experts, c, progress=False).router for c in (constant, same))
+    assert (learnt.config.temperature, told.config.temperature) == (0.1, 1.0)
+    assert all(torch.equal(v, told.state_dict()[k]) for k, v in learnt.state_dict().items())
+    falling = fit_router(scene, experts, replace(QUICK, temperatures=(1.0, 0.1)), progress=False).router
+    assert not torch.equal(falling.base, told.base)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperatures": (1.0,)}, "two numbers above 0"),
+        ({"temperatures": (1.0, 0.0)}, "two numbers above 0"),
+        ({"temperatures": (1.0, float("nan"))}, "two numbers above 0"),
+        ({"lr_weights": -1.0}, "lr_weights: expected a number of at least 0"),
+        ({"lr_network": float("nan")}, "lr_network"),
+        ({"decay": 0.0}, "decay"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RouteConfig(**settings)
+
+
 @pytest.mark.parametrize("cut", [2, 18])
 def test_a_resumed_router_ends_in_the_same_bits(tmp_path, monkeypatch, experts, cut: int):
     from moegs.train import route

@@ -22,6 +22,12 @@ def test_ranks_by_gain_per_millisecond():
     assert {c.experts for c in ranked if c.efficient} == {("a",), ("b",), ("a", "b"), ("a", "c")}
 
 
+def test_losing_slowly_is_no_merit():
+    alone = [_Trial(("a",), 30.0, 10.0), _Trial(("b",), 29.0, 2.0)]
+    ranked = _ranked([*alone, _Trial(("a", "b"), 29.9, 20.0), _Trial(("a", "c"), 29.9, 2.5), _Trial(("b", "c"), 30.1, 40.0)])
+    assert [c.experts for c in ranked] == [("b", "c"), ("a",), ("a", "c"), ("a", "b"), ("b",)]
+
+
 def test_validation_cameras_are_spread_and_never_held_out():
     scene = SimpleNamespace(train=tuple(range(1, 11)), test=(0,))
     assert validation_cameras(scene, 2) == (3, 8)
