@@ -40,6 +40,19 @@ def open_expert(path: Path) -> Expert:
     return load_expert(expert_file(path))
 
 
+def open_only_expert(path: Path) -> Expert:
+    """Read an expert where a mixture will not do.
+
+    Raises:
+        FormatError: it is a mixture, or neither.
+    """
+    from moegs.errors import FormatError
+
+    if is_mixture(path) and not expert_file(path).exists():
+        raise FormatError(f"{path}: is a mixture, expected an expert; its own are {path}/experts/*.safetensors.")
+    return open_expert(path)
+
+
 def open_model(path: Path) -> Expert | Mixture:
     """Read an expert's file, a training run's folder or a mixture's folder.
 

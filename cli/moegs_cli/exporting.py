@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ._models import expert_file
+from ._models import open_only_expert
 from ._outputs import force_option, refuse_to_replace
 
 
@@ -27,12 +27,11 @@ from ._outputs import force_option, refuse_to_replace
 def export(expert: Path, out: Path, kind: str, frames: int | None, force: bool) -> None:
     """Write EXPERT as one .ply a frame, or in its prior's original layout."""
     from moegs.errors import ConfigError
-    from moegs.expert import load_expert
     from moegs.interop import export as export_original
     from moegs.interop import export_ply_sequence
 
     refuse_to_replace(out, force)
-    loaded = load_expert(expert_file(expert))
+    loaded = open_only_expert(expert)
     if kind == "original":
         click.echo(export_original(loaded, out))
         return

@@ -56,9 +56,10 @@ def select(
     ranked = rank_subsets(
         scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet
     )
-    _show(scene.name, ranked)
+    places = dict(zip(experts, map(str, paths), strict=True))
+    _show(scene.name, ranked, places)
     if json_path is not None:
-        head = {"command": command_line(), "versions": versions(), "scene": scene.name}
+        head = {"command": command_line(), "versions": versions(), "scene": scene.name, "experts": places}
         write_json(json_path, head | {"ranking": [c.to_json() for c in ranked]})
 
 
@@ -74,7 +75,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _show(scene: str, ranked: list[Any]) -> None:
+def _show(scene: str, ranked: list[Any], places: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -86,3 +87,5 @@ def _show(scene: str, ranked: list[Any]) -> None:
         cells = f"{c.psnr:.2f}", f"{c.gain:+.2f}", f"{c.ms:.1f}", f"{c.gain_per_ms:+.4f}", "yes" if c.efficient else ""
         table.add_row(" + ".join(c.experts), *cells)
     Console().print(table)
+    for name, place in places.items():
+        click.echo(f"{name}: {place}")

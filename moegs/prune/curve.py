@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def pruning_curve(
         views: training views to score Gaussians on; gone through once a point.
         ratios: fractions of all Gaussians to drop.
         criteria: names and scores; all that suit the router by default.
-        refit: what is done to each pruned mixture before it is scored; the next ratio goes on without it.
+        refit: what is done to each mixture before it is scored, the whole one included, so that all have learnt for as
+            long; the next ratio goes on without it.
         every: score each ``every``-th frame.
         progress: show a bar.
     """
@@ -82,8 +83,12 @@ def pruning_curve(
         left = total - int(ratio * total)
         if left < sum(pruned.router.counts):
             pruned, _ = prune(pruned, chosen[name](pruned, views), keep=left)
-        shown = pruned if refit is None or not ratio else refit(pruned)
-        points.append(_point(name, ratio, shown, scene, every))
+        whole = next((p for p in points if not ratio and not p.ratio), None)  # is the same by every criterion
+        if whole is None:
+            shown = pruned if refit is None else refit(pruned)
+            points.append(_point(name, ratio, shown, scene, every))
+        else:
+            points.append(replace(whole, criterion=name))
     return points
 
 

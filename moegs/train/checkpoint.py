@@ -120,10 +120,20 @@ def all_moments(state: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _same_run(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
-    asked = json.loads(json.dumps(asked))
-    for key in sorted(set(found) | set(asked)):
-        if found.get(key) != asked.get(key):
-            raise ConfigError(
-                f"{path}: was written with {key} = {found.get(key)!r}, this run asks for {asked.get(key)!r}; "
-                "use the same settings to resume, or another output folder."
-            )
+    advice = "use the same settings to resume, or another output folder."
+    if kinds := set(found) ^ set(asked):
+        kind = min(kinds)
+        whose = "only that one" if kind in found else "only this one"
+        raise ConfigError(f"{path}: is of another kind of run: {whose} has settings of {kind!r}; {advice}")
+    if difference := _difference(found, json.loads(json.dumps(asked))):
+        key, before, now = difference
+        raise ConfigError(f"{path}: was written with {key} = {before!r}, this run asks for {now!r}; {advice}")
+
+
+def _difference(found: Any, asked: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first setting that differs, by its dotted name, and both values; None if there is none."""
+    if not (isinstance(found, dict) and isinstance(asked, dict)):
+        return None if found == asked else (key, found, asked)
+    inner = sorted(set(found) | set(asked))
+    each = (_difference(found.get(k), asked.get(k), f"{key}.{k}".lstrip(".")) for k in inner)
+    return next((d for d in each if d is not None), None)

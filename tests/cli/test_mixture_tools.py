@@ -104,9 +104,17 @@ def test_select(place, tmp_path):
     both = ("--experts", place / "poly.safetensors", place / "keys.safetensors")
     data = ("--frame-cache", place / "frames", "--quiet")
     said = run(select, place / "clip", *both, *data, "--steps", 1, "--validation", 1, "--json", tmp_path / "r.json")
-    ranking = json.loads((tmp_path / "r.json").read_text())["ranking"]
-    assert len(ranking) == 3 and "polynomial" in said and "dB a ms" in said
-    assert [c["gain_per_ms"] for c in ranking] == sorted((c["gain_per_ms"] for c in ranking), reverse=True)
+    found = json.loads((tmp_path / "r.json").read_text())
+    ranking, poly = found["ranking"], str(place / "poly.safetensors")
+    assert len(ranking) == 3 and "dB a ms" in said
+    assert f"polynomial: {poly}" in said and found["experts"]["polynomial"] == poly
+    gains = [c["gain"] for c in ranking]
+    assert max(gains[1:]) <= 0 or gains == sorted(gains, reverse=True)
+
+
+def test_a_mixture_in_the_place_of_an_expert_is_called_so(place, tmp_path):
+    result = CliRunner().invoke(select, [str(place / "clip"), "--experts", str(place / "mix"), "--experts", "x"])
+    assert "mix: is a mixture, expected an expert" in str(result.exception)
 
 
 def test_select_wants_several(place):

@@ -20,6 +20,7 @@ from moegs.prune import (
     refit,
     write_curve,
 )
+from moegs.train import evaluate, mixture_renderer
 from moegs.train.views import sample_views
 from tests.distill.test_distill import make_mixture
 from tests.train.scenes import small_scene
@@ -39,6 +40,21 @@ def test_points_and_files(tmp_path):
     saved = json.loads((tmp_path / "curve.json").read_text())
     assert saved["scene"] == "blobs" and saved["points"][1]["ratio"] == 0.5
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_whole_mixture_learns_for_as_long_as_the_pruned_ones():
+    mixture, scene, learnt = make_mixture(), small_scene(), []
+
+    def refit_once(m):
+        learnt.append(sum(m.router.counts))
+        return refit(scene, m, 2, progress=False)
+
+    views, scores = sample_views(scene, 2), {"one": opacity, "other": gated_contribution}
+    points = pruning_curve(mixture, scene, views, (0.0, 0.5), criteria=scores, refit=refit_once, every=2, progress=False)
+    n = sum(mixture.router.counts)
+    assert learnt == [n, n // 2, n // 2]
+    expected = evaluate(mixture_renderer(refit(scene, mixture, 2, progress=False)), scene, every=2, timed=1)
+    assert points[0].psnr == points[2].psnr == expected.mean.psnr
 
 
 def test_without_matplotlib_the_figures_are_kept(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from moegs.deform import get
-from moegs.errors import FormatError
+from moegs.errors import ConfigError, FormatError
 from moegs.train import FitConfig, RouteConfig, fit_expert, fit_router
 from tests.train.scenes import small_scene
 
@@ -72,3 +72,12 @@ def test_a_header_without_meaning_is_refused(run, header, tmp_path):
     forge(tmp_path, tensors, header if not isinstance(header, dict) else whole | header)
     with pytest.raises(FormatError, match=r"checkpoint\.safetensors: (metadata field '|expected moegs-training)"):
         train(tmp_path, resume=True)
+
+
+def test_the_setting_that_differs_is_named(tmp_path):
+    """Alone, not in the whole of what it is part of."""
+    prior = get("polynomial").for_clip(4)
+    fit_expert(small_scene(), prior, CONFIG, out=tmp_path, progress=False)
+    other = replace(CONFIG, densify=replace(CONFIG.densify, max_gaussians=77))
+    with pytest.raises(ConfigError, match=r"with fit\.densify\.max_gaussians = \d+, this run asks for 77; use the same"):
+        fit_expert(small_scene(), prior, other, out=tmp_path, resume=True, progress=False)
