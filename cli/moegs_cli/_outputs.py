@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,25 +12,39 @@ import click
 from ._models import EXPERT_FILE
 
 F = TypeVar("F", bound=Callable[..., Any])
-_RUN = ("checkpoint.safetensors", EXPERT_FILE, "manifest.json")
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.safetensors"
+TRAINING = (CHECKPOINT, "metrics.jsonl")
+RETRAINED = tuple(f"retrained/{name}" for name in (EXPERT_FILE, *TRAINING))
+_RESULTS = (EXPERT_FILE, MANIFEST, f".mixture/{MANIFEST}")  # the last is put into place by whoever reads it next
+_BESIDE = ("prune.json", "curve.json", "curve.png", "refine.json", "distill.json", *RETRAINED)
 
 
 def force_option(command: F) -> F:
-    """Add ``--force``, which :func:`refuse_to_replace` takes."""
+    """Add ``--force``, which :func:`refuse_to_replace` and :func:`refuse_to_overwrite` take."""
     return click.option("--force", is_flag=True, help="Replace what is there already.")(command)
 
 
-def refuse_to_overwrite(out: Path, resume: bool) -> None:
-    """A run that is there already is only touched by ``--resume``.
+def refuse_to_overwrite(out: Path, resume: bool, force: bool | None = None) -> None:
+    """A run that is there already is only touched by ``--resume``, and a result without a checkpoint not even then.
+
+    Args:
+        out: the folder of the run.
+        resume: whether to go on from the checkpoint.
+        force: whether to replace what is there; None for a command that has no ``--force``.
 
     Raises:
-        ConfigError: OUT holds a run and ``--resume`` was not given.
+        ConfigError: OUT holds a run and ``--resume`` was not given, or a result that no checkpoint leads to.
     """
     from moegs.errors import ConfigError
 
-    taken = [name for name in _RUN if (out / name).exists()]
-    if taken and not resume:
-        raise ConfigError(f"--out: {out} holds {taken[0]} already; add --resume to go on, or name another folder.")
+    taken = [name for name in (CHECKPOINT, *_RESULTS) if (out / name).exists()]
+    if force or not taken or (resume and CHECKPOINT in taken):
+        return
+    advice = "name another folder" if force is None else "name another folder, or add --force to replace what is there"
+    if resume:
+        raise ConfigError(f"--out: {out} holds {taken[0]} and no {CHECKPOINT} for --resume to go on from; {advice}.")
+    raise ConfigError(f"--out: {out} holds {taken[0]} already; add --resume to go on, or {advice}.")
 
 
 def refuse_to_replace(path: Path | None, force: bool, option: str = "--out") -> None:
@@ -44,3 +59,55 @@ def refuse_to_replace(path: Path | None, force: bool, option: str = "--out") -> 
         return
     what = "is not empty" if path.is_dir() else "exists already"
     raise ConfigError(f"{option}: {path} {what}; add --force to replace what is there, or name another.")
+
+
+def remove_former(out: Path, keep: Collection[str]) -> None:
+    """Remove what moegs wrote into a folder for a former result, for use once the new one is safely there.
+
+    Only files by names that moegs gives go, and of a mixture those that its manifest names. Frames that a teacher left
+    in a cache stay: other runs may read them.
+
+    Args:
+        out: the folder that ``--force`` was given for.
+        keep: names of files of the new result.
+    """
+    former = [name for name in (EXPERT_FILE, *TRAINING, *_BESIDE) if name not in keep]
+    _remove(out, former if MANIFEST in keep else [*_mixture_files(out), *former])
+
+
+def _mixture_files(out: Path) -> list[str]:
+    """The manifest comes first: without it, the folder is no mixture that lacks files."""
+    from moegs.errors import FormatError
+    from moegs.route import read_manifest
+
+    with suppress(FormatError):  # there is none, or it is not ours
+        return [MANIFEST, *read_manifest(out)["sha256"]]
+    return []
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for path in (folder / name for name in names):
+        if not path.exists():
+            continue
+        path.unlink()
+        with suppress(OSError):  # it holds something else
+            path.parent.rmdir()
+
+
+def given(option: str) -> bool:
+    """Whether an option stands on the command line of the command that runs, even with its default."""
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_without_meaning(*clashes: tuple[bool, str]) -> None:
+    """Refuse options that would be ignored beside others.
+
+    Args:
+        clashes: whether the options were given so, and what to say of them.
+
+    Raises:
+        UsageError: some were; it says the first.
+    """
+    for met, message in clashes:
+        if met:
+            raise click.UsageError(message)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SHAPE = ("temperature", "channels", "hidden", "inputs", "context")
+_GATES = {*_SHAPE, "shared", "background", "temperatures", "lr_network"}
+_IDLE = {  # settings that mean nothing for a kind of router, and why
+    "volume": (_GATES, "a volume router merges the experts, it has no gates at pixels"),
+    "pixel": ({"channels", "initial_weight", "background", "lr_weights", "lr_time"}, "a pixel router has no weights on Gaussians"),
+    "volume-pixel": (set(), ""),
+}
 
 _OPTIONS = (
     click.option(
@@ -48,8 +54,11 @@ def with_router(config: RouteConfig, options: dict[str, Any]) -> RouteConfig:
     from moegs.errors import ConfigError
 
     shape = {name: options[name] for name in _SHAPE if options[name] is not None}
-    if options["router"] == "volume" and shape:
-        raise ConfigError(f"--{next(iter(shape))}: a volume router merges the experts, it has no gates at pixels.")
+    idle, why = _IDLE[options["router"]]
+    asked = [f"--{name}" for name in shape if name in idle]
+    asked += [f"--set {entry}" for entry in options["settings"] if entry.partition("=")[0] in idle]
+    if asked:
+        raise ConfigError(f"{asked[0]}: {why}.")
     shape |= {k: shape[k].split(",") for k in ("hidden", "inputs") if k in shape}
     if "hidden" in shape:
         shape["hidden"] = [_whole(width) for width in shape["hidden"]]

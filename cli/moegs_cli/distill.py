@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import EXPERT_FILE, warn_if_other_clip
-from ._outputs import refuse_to_overwrite
+from ._outputs import RETRAINED, TRAINING, force_option, refuse_to_overwrite, refuse_without_meaning, remove_former
 from ._scenes import open_scene, scene_options
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and all randomness.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@force_option
 @scene_options
 def distill(
     mixture: Path, data: Path, into: str, out: Path, from_scratch: bool, compare: bool, resume: bool, quiet: bool,
-    **rest: Any,
+    force: bool, **rest: Any,
 ) -> None:  # fmt: skip
     """Teach one expert: photographs where MIXTURE trusts it, the mixture's own frames elsewhere.
 
@@ -69,7 +70,13 @@ def distill(
     from moegs.expert import save_expert
     from moegs.route import load_mixture
 
-    refuse_to_overwrite(out, resume)
+    refuse_without_meaning(
+        (from_scratch and rest["adopt"] is not None,
+         "--adopt: replaces Gaussians of a trained student, --from-scratch starts without any; leave one out."),
+    )  # fmt: skip
+    refuse_to_overwrite(out, resume, force)
+    if compare:
+        refuse_to_overwrite(out / "retrained", resume, force)
     teacher, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(teacher, scene)
     config = _config(teacher, scene, into, rest)
@@ -84,6 +91,8 @@ def distill(
     if student.expert is not None:
         files = {"before": mixture / "experts" / f"{student.expert}.safetensors"} | files
     _show(teacher, mixture, scene, files, out, not quiet)
+    if force:  # not before: OUT may be MIXTURE, which was measured too
+        remove_former(out, keep={EXPERT_FILE, "distill.json", *TRAINING, *(RETRAINED if compare else ())})
 
 
 def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) -> DistillConfig:

@@ -48,8 +48,7 @@ def evaluate(
     from moegs.report import PROTOCOL, command_line, versions
     from moegs.report import print_table as show
 
-    if rest["min_gate"] is not None and not is_mixture(model):
-        raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
+    _check_options(model, rest)
     scene = open_scene(data, rest)
     how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every, "progress": True}
     rows = _rows(model, scene, how | {"perceptual": _perceptual(lpips)}, rest)
@@ -58,6 +57,26 @@ def evaluate(
         click.echo(json.dumps(head | {"models": rows}, indent=2))
     else:
         show(f"{scene.name}, {camera or 'held-out camera'}", rows)
+
+
+def _check_options(model: Path, options: dict[str, Any]) -> None:
+    """Before anything is scored."""
+    gate, mixture = options["min_gate"], is_mixture(model)
+    if options["experts"] and not mixture:
+        message = f"{model} is one expert, which is scored without it; leave it out or give a mixture."
+        raise click.BadParameter(message, param_hint="--experts")
+    if gate is not None and not mixture:
+        raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
+    if gate is not None:
+        _check_gate(model, gate)
+
+
+def _check_gate(mixture: Path, gate: float) -> None:
+    from moegs.route import read_manifest
+
+    k = len(read_manifest(mixture)["experts"])
+    if not (gate >= 0 and gate * k < 1):  # one of the experts always reaches 1/k
+        raise click.BadParameter(f"expected 0 to below 1/{k} for {k} experts, got {gate:g}.", param_hint="--min-gate")
 
 
 def _perceptual(weights: Path | None) -> Any:

@@ -62,6 +62,8 @@ def fuse(
     _show(scene, models, files, data, rest)
     if pictures is not None:
         _draw(scene, models, pictures, count)
+        if force:
+            _remove_others(scene, pictures)
 
 
 def _show(
@@ -97,3 +99,9 @@ def _draw(scene: Scene, models: dict[str, Expert], folder: Path, count: int) -> 
     shots = shots_of(scene, "spiral", count)["spiral"]
     geometry_movie(folder / "spiral.mp4", models, shots, scene.bounds, fps=scene.fps)
     click.echo(f"{folder}: depth maps and spiral.mp4 of {', '.join(models)}")
+
+
+def _remove_others(scene: Scene, folder: Path) -> None:
+    """Depth maps of cameras that were held out before and are not now."""
+    for camera in set(range(len(scene.cameras))) - set(scene.test):
+        (folder / f"depth-{scene.camera_names[camera]}.png").unlink(missing_ok=True)

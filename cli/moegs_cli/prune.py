@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import warn_if_other_clip
-from ._outputs import force_option, refuse_to_replace
+from ._outputs import MANIFEST, force_option, given, refuse_to_replace, refuse_without_meaning, remove_former
 from ._scenes import Watched, open_scene, scene_options
 
 if TYPE_CHECKING:
@@ -56,31 +56,51 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force:
     Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
     ordinary mixture, with prune.json beside it.
     """
+    from moegs.report import print_table
     from moegs.route import load_mixture, save_mixture
     from moegs.train.views import sample_views
 
+    _check_options(curve, rest)
     refuse_to_replace(out, force)
-    rest["ratios"] = _ratios(rest["ratios"])
+    rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet}
     before, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(before, scene)
+    rows = {"before": _row(scene, before, mixture, rest)}  # while its files are there: OUT may be MIXTURE
     views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "scoring Gaussians", not quiet)
     pruned, report = _pruned(scene, before, views, rest, quiet)
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
-    _show(scene, {"before": (before, mixture), "after": (pruned, out)}, report, rest | {"quiet": quiet}, out)
+    if force:
+        remove_former(out, keep={MANIFEST})
+    rows["after"] = _row(scene, pruned, out, rest)
+    print_table(f"{scene.name}, held-out cameras", rows)
+    _tell(report, rows, rest["criterion"], out)
     if curve:
         _curve(before, scene, views, rest, out, quiet)
+
+
+def _check_options(curve: bool, options: dict[str, Any]) -> None:
+    """Before anything is read or measured."""
+    from moegs.errors import ConfigError
+    from moegs.prune import criterion
+
+    by_ratio, refit = options["threshold"] is None, options["refit"] > 0
+    refuse_without_meaning(
+        (options["router_only"] and not refit, "--router-only: says what --refit trains; add --refit STEPS."),
+        (options["ratios"] is not None and not curve, "--ratios: are those of --curve; add --curve."),
+        (not by_ratio and given("rounds"), "--rounds: lead to a --ratio; --threshold drops in one step, leave one out."),
+    )
+    if (options["ratio"] is None) == by_ratio:
+        raise ConfigError("prune: expected either --ratio or --threshold.")
+    criterion(options["criterion"])  # says which there are
 
 
 def _pruned(
     scene: Scene, mixture: Mixture, views: Watched, options: dict[str, Any], quiet: bool
 ) -> tuple[Mixture, PruneReport]:
-    from moegs.errors import ConfigError
     from moegs.prune import criterion, prune_and_refit
     from moegs.prune import prune as drop
 
     score, ratio, threshold = criterion(options["criterion"]), options["ratio"], options["threshold"]
-    if (ratio is None) == (threshold is None):
-        raise ConfigError("prune: expected either --ratio or --threshold.")
     if threshold is not None:
         pruned, report = drop(mixture, score(mixture, views), threshold=threshold)
         return _refitted(scene, pruned, options, quiet), report
@@ -100,25 +120,24 @@ def _refitting(options: dict[str, Any], quiet: bool) -> dict[str, Any]:
     return {"router_only": options["router_only"], "seed": options["seed"], "progress": not quiet}
 
 
-def _show(
-    scene: Scene, models: dict[str, tuple[Mixture, Path]], report: PruneReport, options: dict[str, Any], out: Path
-) -> None:
-    """The table, and the same as JSON."""
-    from moegs.io import write_json
-    from moegs.report import command_line, model_row, print_table, versions
+def _row(scene: Scene, mixture: Mixture, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from moegs.report import model_row
     from moegs.train import evaluate, mixture_renderer
 
-    how = {"every": options["every"], "progress": not options["quiet"]}
-    rows = {
-        name: model_row(evaluate(mixture_renderer(model), scene, **how), model, path)
-        for name, (model, path) in models.items()
-    }
-    print_table(f"{scene.name}, held-out cameras", rows)
+    scores = evaluate(mixture_renderer(mixture), scene, every=options["every"], progress=not options["quiet"])
+    return model_row(scores, mixture, path)
+
+
+def _tell(report: PruneReport, rows: dict[str, Any], criterion: str, out: Path) -> None:
+    """What was dropped, and that and the table as JSON."""
+    from moegs.io import write_json
+    from moegs.report import command_line, versions
+
     for name, n in report.before.items():
         click.echo(f"{name}: {n:,} → {report.after.get(name, 0):,} Gaussians")
     for name in report.emptied:
         click.echo(f"moegs: warning: {name} lost every Gaussian and left the mixture", err=True)
-    head = {"command": command_line(), "versions": versions(), "criterion": options["criterion"]}
+    head = {"command": command_line(), "versions": versions(), "criterion": criterion}
     write_json(out / "prune.json", head | {"report": report.to_json(), "models": rows})
 
 

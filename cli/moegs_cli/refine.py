@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import warn_if_other_clip
-from ._outputs import refuse_to_overwrite
+from ._outputs import MANIFEST, TRAINING, force_option, refuse_to_overwrite, remove_former
 from ._scenes import open_scene, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@force_option
 @scene_options
 def refine(
-    mixture: Path, data: Path, out: Path, budget: str, every: int, resume: bool, quiet: bool, **rest: Any
+    mixture: Path, data: Path, out: Path, budget: str, resume: bool, quiet: bool, force: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Train the experts and the router of MIXTURE on together, through the blended picture.
 
@@ -47,26 +48,32 @@ def refine(
     from moegs.route import load_mixture, save_mixture
     from moegs.train import refine_budget, refine_mixture
 
-    refuse_to_overwrite(out, resume)
+    refuse_to_overwrite(out, resume, force)
     before, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(before, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
     cameras = training_cameras_named(scene, rest["views"], "--views")
     config = replace(refine_budget(budget, scene), **given)
     refined = refine_mixture(scene, before, config, out=out, resume=resume, cameras=cameras, progress=not quiet)
+    how = {"every": rest["every"], "progress": not quiet}
+    rows = {"before": _row(scene, before, mixture, how)}  # while its files are there: OUT may be MIXTURE
     save_mixture(refined, out, {"scene": scene.name, "n_frames": scene.n_frames, "refine steps": config.steps})
-    _show(scene, {"before": (before, mixture), "refined": (refined, out)}, every, quiet)
+    if force:
+        remove_former(out, keep={MANIFEST, *TRAINING})
+    _show(scene, rows | {"refined": _row(scene, refined, out, how)}, out)
 
 
-def _show(scene: Scene, models: dict[str, tuple[Mixture, Path]], every: int, quiet: bool) -> None:
-    """The table, and the same as JSON."""
-    from moegs.io import write_json
-    from moegs.report import command_line, model_row, print_table, versions
+def _row(scene: Scene, mixture: Mixture, path: Path, how: dict[str, Any]) -> dict[str, Any]:
+    from moegs.report import model_row
     from moegs.train import evaluate, mixture_renderer
 
-    rows = {
-        name: model_row(evaluate(mixture_renderer(model), scene, every=every, progress=not quiet), model, path)
-        for name, (model, path) in models.items()
-    }
+    return model_row(evaluate(mixture_renderer(mixture), scene, **how), mixture, path)
+
+
+def _show(scene: Scene, rows: dict[str, Any], out: Path) -> None:
+    """The table, and the same as JSON."""
+    from moegs.io import write_json
+    from moegs.report import command_line, print_table, versions
+
     print_table(f"{scene.name}, held-out cameras", rows)
-    write_json(models["refined"][1] / "refine.json", {"command": command_line(), "versions": versions(), "models": rows})
+    write_json(out / "refine.json", {"command": command_line(), "versions": versions(), "models": rows})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from moegs.render import Camera
 
 SPIRAL_FRAMES = 120  # four seconds, unless the clip is longer
+_NUMBERED = re.compile(r"[0-9]{5,}\.png")  # as open_pngs names them
 
 
 @click.command(
@@ -99,7 +104,25 @@ class _Sinks:
 
         path = self.base / (name if self.kind == "png" else f"{name}.mp4")
         refuse_to_replace(path, self.force)
-        return open_pngs(path) if self.kind == "png" else open_movie(path, self.fps)
+        if self.kind == "mp4":
+            return open_movie(path, self.fps)
+        return _replaced_pngs(path) if path.exists() else open_pngs(path)
+
+
+@contextmanager
+def _replaced_pngs(folder: Path) -> Iterator[Any]:
+    """As ``open_pngs``, for a folder of former pictures: they stay until all new ones are written, then they go."""
+    from moegs.report import open_pngs
+
+    with TemporaryDirectory(dir=folder, prefix=".", suffix=".part") as beside:
+        with open_pngs(beside) as add:
+            yield add
+        new = {picture.name for picture in Path(beside).iterdir()}
+        for name in new:
+            os.replace(Path(beside) / name, folder / name)
+    for picture in folder.iterdir():
+        if _NUMBERED.fullmatch(picture.name) and picture.name not in new:
+            picture.unlink()
 
 
 def _write(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._models import EXPERT_FILE, expert_file, warn_if_other_clip
-from ._outputs import refuse_to_overwrite
+from ._models import EXPERT_FILE, open_only_expert, warn_if_other_clip
+from ._outputs import MANIFEST, TRAINING, force_option, refuse_to_overwrite, remove_former
 from ._routers import router_options, with_router
 from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
 
@@ -63,9 +63,10 @@ def spread(args: list[str], option: str) -> list[str]:
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@force_option
 @scene_options
 def route(
-    data: Path, paths: tuple[Path, ...], out: Path, budget: str, resume: bool, quiet: bool, **rest: Any
+    data: Path, paths: tuple[Path, ...], out: Path, budget: str, resume: bool, quiet: bool, force: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Train a router over experts of the capture in DATA, and save the mixture.
 
@@ -75,7 +76,7 @@ def route(
     """
     from moegs.train import route_budget
 
-    refuse_to_overwrite(out, resume)
+    refuse_to_overwrite(out, resume, force)
     experts = named_experts(paths)
     scene = open_scene(data, rest)
     for expert in experts.values():
@@ -84,6 +85,8 @@ def route(
     config = with_router(replace(route_budget(budget, scene), **given), rest)
     how = {"out": out, "resume": resume, "progress": not quiet}
     _fit(scene, experts, config, how | {"cameras": _cameras(scene, experts, rest)}, merged=rest["router"] == "volume")
+    if force:
+        remove_former(out, keep={EXPERT_FILE if rest["router"] == "volume" else MANIFEST, *TRAINING})
     click.echo(f"{out}: {'merged scene' if rest['router'] == 'volume' else 'mixture'} of {', '.join(experts)}")
 
 
@@ -119,11 +122,9 @@ def _cameras(scene: Scene, experts: dict[str, Expert], options: dict[str, Any]) 
 
 def named_experts(paths: tuple[Path, ...]) -> dict[str, Expert]:
     """Read experts and name them by their priors; further ones of the same prior get -2, -3…"""
-    from moegs.expert import load_expert
-
     experts: dict[str, Expert] = {}
     for path in paths:
-        expert = load_expert(expert_file(path))
+        expert = open_only_expert(path)
         experts[free_name(expert.prior.name, experts)] = expert
     return experts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.adopt is not None and not 0 <= self.adopt < 1:
             raise ConfigError(f"distillation: expected adopt in [0, 1), a share of the student, got {self.adopt}.")
-        if self.between < 0:
+        if not 0 <= self.weight <= 1:
+            raise ConfigError(f"distillation: expected weight in [0, 1], got {self.weight}.")
+        if not 0 <= self.between < math.inf:
             raise ConfigError(f"distillation: expected between ≥ 0, cameras for each one of the rig, got {self.between}.")
 
 

@@ -109,6 +109,8 @@ def export(expert: Expert, path: str | Path, format: str = "auto") -> Path:
     """
     writers = {_prior_of(module): name for name, module in _MODULES.items()}
     name = writers.get(expert.prior.name) if format == "auto" else format
+    if name is None:
+        raise ConfigError(f"export: no original project has the prior {expert.prior.name!r}; write it as .ply files.")
     if name not in _MODULES:
         raise ConfigError(
             f"format: expected one of {', '.join(_MODULES)} for prior {expert.prior.name!r}, got {name!r}."

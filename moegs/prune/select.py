@@ -110,10 +110,12 @@ def prune_in_rounds(
             stay as many as they are.
 
     Raises:
-        ConfigError: the ratio or the number of rounds has no meaning.
+        ConfigError: the ratio or the number of rounds has no meaning, or the views can be gone through only once.
     """
     if rounds < 1 or not 0.0 <= ratio < 1.0:
         raise ConfigError(f"prune: expected a ratio in [0, 1) and at least one round, got {ratio} and {rounds}.")
+    if rounds > 1 and iter(views) is views:
+        raise ConfigError("prune: views are gone through once a round; give a list or sample_views(), not an iterator.")
     total, pruned, report = sum(mixture.router.counts), mixture, None
     for done in range(1, rounds + 1):
         pruned, report = prune(pruned, score(pruned, views), keep=total - int(ratio * total * done / rounds))

@@ -195,10 +195,20 @@ class VolumePixelRouter(nn.Module):
         return {"counts": list(self.counts), "config": asdict(self.config)}
 
 
-def PixelRouter(counts: Sequence[int], **options: Any) -> VolumePixelRouter:  # noqa: N802 - reads as a class
-    """A router without weights on Gaussians: Φ on rays, time and the experts' colours (MoE-GS table 4, 2D only)."""
+def PixelRouter(  # noqa: N802 - reads as a class
+    counts: Sequence[int],
+    *,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
+    extent: float = 1.0,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> VolumePixelRouter:
+    """A router without weights on Gaussians: Φ on rays, time and the experts' colours (MoE-GS table 4, 2D only).
+
+    Arguments are those of :class:`VolumePixelRouter`, ``options`` those of :class:`RouterConfig`.
+    """
     config = RouterConfig(kind="pixel", **({"inputs": ("rays", "time", "color"), "hidden": (16, 8)} | options))
-    return VolumePixelRouter(counts, config)
+    return VolumePixelRouter(counts, config, centre, extent, generator)
 
 
 def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:

@@ -225,7 +225,10 @@ def test_route_merges_experts_under_a_volume_router(cli, clip, cache, experts, t
         (["--set", "lr=3"], "unknown setting 'lr'"),
         (["--set", "shared=2"], "expected bool"),
         (["--context", "2"], "odd"),
-        (["--temperature", "0"], "more than 0"),
+        (["--temperature", "0"], "a number above 0"),
+        (["--set", "temperatures=[1]"], "two numbers above 0"),
+        (["--router", "volume", "--set", "temperatures=[1,0.1]"], "no gates at pixels"),
+        (["--router", "pixel", "--channels", "3"], "no weights on Gaussians"),
         (["--inputs", "depth"], "'depth'"),
     ],
 )

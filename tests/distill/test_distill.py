@@ -206,8 +206,11 @@ def test_as_many_cameras_are_added_as_are_asked_for(tmp_path):
             make_mixture(), small_scene(), "poly", DistillConfig(between=between, fit=fit), cache=cache, progress=False
         )
         assert len(list(cache.glob("frames-*.npy"))) == files
-    with pytest.raises(ConfigError, match="between"):
-        DistillConfig(between=-1.0)
+    for between in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="between"):
+            DistillConfig(between=between)
+    with pytest.raises(ConfigError, match="weight"):
+        DistillConfig(weight=3.0)
 
 
 def test_a_prior_outside_the_mixture_is_taught_too(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from moegs import interop
 from moegs.deform.embedding import Embedding
+from moegs.deform.fused import Fused
 from moegs.deform.hexplane import HexPlane
 from moegs.deform.interpolation import Interpolation
 from moegs.deform.polynomial import Polynomial
@@ -98,6 +99,8 @@ def test_formats_and_priors_must_fit(tmp_path: Path) -> None:
         interop.export(expert(Polynomial()), tmp_path, "e-d3dgs")
     with pytest.raises(ConfigError, match="expected one of 4dgaussians"):
         interop.export(expert(Polynomial()), tmp_path, "splat")
+    with pytest.raises(ConfigError, match="no original project has the prior 'fused'"):
+        interop.export(replace(expert(Polynomial()), prior=Fused()), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -58,6 +58,8 @@ def test_rounds_reach_the_ratio_and_score_afresh(mixture):
     assert torch.equal(one.router.base, at_once.router.base)
     with pytest.raises(ConfigError, match="at least one round"):
         prune_in_rounds(mixture, score, views, ratio=0.5, rounds=0)
+    with pytest.raises(ConfigError, match="not an iterator"):
+        prune_in_rounds(mixture, score, iter(views), ratio=0.5, rounds=2)
 
 
 def test_threshold(mixture):

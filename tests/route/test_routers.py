@@ -164,6 +164,8 @@ def test_a_pixel_router_has_no_weights_on_gaussians():
     assert router.base.numel() == 0 and router.features(0.3) is None
     gates = router([random_gaussians(5), random_gaussians(6, seed=1)], camera(), 0.3, backend="reference")
     torch.testing.assert_close(gates.sum(0), torch.ones(28, 40))
+    drawn = [PixelRouter([5, 6], extent=2.0, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(drawn[0].layers[0], drawn[1].layers[0]) and float(drawn[0].extent) == 2.0
 
 
 def test_bad_requests_say_what_was_expected():
