@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _SHAPE = ("temperature", "channels", "hidden", "inputs", "context")
 _GATES = {*_SHAPE, "shared", "background", "temperatures", "lr_network"}
-_IDLE = {  # settings that mean nothing for a kind of router, and why
+_WEIGHTS = {"channels", "initial_weight", "background", "lr_weights", "lr_time"}
+_IDLE: dict[str, tuple[set[str], str]] = {  # settings that mean nothing for a kind of router, and why
     "volume": (_GATES, "a volume router merges the experts, it has no gates at pixels"),
-    "pixel": ({"channels", "initial_weight", "background", "lr_weights", "lr_time"}, "a pixel router has no weights on Gaussians"),
+    "pixel": (_WEIGHTS, "a pixel router has no weights on Gaussians"),
     "volume-pixel": (set(), ""),
 }
 
