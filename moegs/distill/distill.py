@@ -19,7 +19,7 @@ from moegs.distill.novel import with_novel_views
 from moegs.distill.teacher import Teacher, cache_teacher, mixture_key
 from moegs.errors import ConfigError
 from moegs.expert import Expert
-from moegs.gaussians.params import Params
+from moegs.gaussians.params import Params, count
 from moegs.route.mixture import Mixture
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
@@ -28,6 +28,7 @@ from moegs.train.views import sample_views
 RANKED = 64  # views from which it is seen who is idle
 ADOPTED = 0.3  # share of a student's Gaussians
 ADOPTED_STAYING = 0.1  # where nothing fades, and networks that others share have to learn where newcomers belong
+CROWDED = 0.35  # Gaussians for each pixel from which on a student adopts as many as that, and below proportionally fewer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class DistillConfig:
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
         adopt: largest share of a continuing student's Gaussians that others of the mixture take the place of, see
-            :func:`moegs.distill.adopt`; 0 in the paper. None is 0.3, and 0.1 for priors in which nothing fades.
+            :func:`moegs.distill.adopt`; 0 in the paper. None is 0.3, and 0.1 for priors in which nothing fades,
+            and less where each Gaussian has many pixels to fill, so that newcomers take long to fit in.
         between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach;
             none in the paper. Meant for few cameras, to which a student would fit too closely.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
@@ -150,10 +152,16 @@ def distill(
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
 
+def _usual_share(prior: Prior, n: int, scene: Scene) -> float:
+    pixels = max(camera.width * camera.height for camera in scene.cameras)
+    return (ADOPTED if prior.fades else ADOPTED_STAYING) * min(1.0, n / (CROWDED * pixels))
+
+
 def _widened(mixture: Mixture, scene: Scene, student: Student, config: DistillConfig) -> Params | None:
-    usual = ADOPTED if student.prior.fades else ADOPTED_STAYING
-    share = usual if config.adopt is None else config.adopt
-    if student.start is None or student.expert is None or not share:
+    if student.start is None or student.expert is None:
+        return student.start
+    share = _usual_share(student.prior, count(student.start), scene) if config.adopt is None else config.adopt
+    if not share:
         return student.start
     alone = Expert(student.prior, student.start, student.fit.options, student.fit.background, student.prior.decoder)
     views, generator = sample_views(scene, RANKED, seed=config.fit.seed), torch.Generator().manual_seed(config.fit.seed)
