@@ -25,7 +25,7 @@ from rich.console import Console
 
 from moegs import train
 from moegs.data import load_scene
-from moegs.errors import BackendError, MoegsError
+from moegs.errors import BackendError, ConfigError, MoegsError
 from moegs.report import paper
 from moegs.report.paper import TABLES, Bench
 
@@ -36,16 +36,23 @@ USUAL = [name for name, table in TABLES.items() if not table.extra]
 def main() -> None:
     parser = arguments()
     args = parser.parse_args()
-    seeds = [bench for seed in args.seeds for bench in benches(parser, args, seed)]
+    try:
+        paper.each_once(data=[path.resolve() for path in args.data], seeds=args.seeds, only=args.only)
+        seeds = [bench for seed in args.seeds for bench in benches(parser, args, seed)]
+    except ConfigError as error:
+        field, _, problem = str(error).partition(":")
+        parser.error(f"{f'--{field}'.replace('_', '-') if field in args else field}:{problem}")
     work = [(bench, table, what) for bench in seeds for table in args.only for what in paper.cells_of(bench, table)]
-    for table in set(args.only) - {table for _, table, _ in work}:
-        console.print(f"{table}: no clip has the cameras for it", markup=False)
+    lacking = dict.fromkeys(f"{table}: {why}" for b in seeds for table in args.only if (why := paper.lacks(b, table)))
+    if not work:
+        parser.error(" ".join(lacking))
     left = [(number, cell) for number, cell in enumerate(work, 1) if not paper.is_measured(*cell)]
-    console.print(f"{len(work)} cells, {len(work) - len(left)} of them measured before", markup=False)
+    told = [*lacking, f"{len(work)} cells, {len(work) - len(left)} of them measured before"]
+    console.print(*told, sep="\n", markup=False)
     failed = []
     for number, cell in left:
-        console.print(f"[{number}/{len(work)}] {label(*cell)}", markup=False)
-        failed += [] if measured(*cell) else [label(*cell)]
+        console.print(f"[{number}/{len(work)}] {paper.label(*cell)}", markup=False)
+        failed += [] if measured(*cell) else [paper.label(*cell)]
         paper.write_tables(seeds, args.out)
     paper.write_tables(seeds, args.out)
     console.print((args.out / "tables.md").read_text(), markup=False)
@@ -78,7 +85,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 by default; each trains everything")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=USUAL, metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--experts", nargs="+", default=[*paper.PRIORS], help="priors in order, repeats allowed")
-    parser.add_argument("--mixed", type=int, default=3, help="how many of them where the table does not vary it")
+    parser.add_argument("--mixed", type=int, help="how many of them where the table does not vary it, 3 by default")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on width and height")
     parser.add_argument("--frames", type=int, help="of each clip, all by default")
     parser.add_argument("--every", type=int, default=1, help="score every n-th frame")
@@ -94,11 +101,9 @@ def benches(parser: argparse.ArgumentParser, args: argparse.Namespace, seed: int
         budget=args.budget, experts=paper.numbered(args.experts), steps=args.steps, mixed=args.mixed, every=args.every,
         timed=args.timed, left_out=args.left_out,
     )  # fmt: skip
-    made = []
-    for path in args.data:
-        scene = load_scene(path, scale=args.scale, frames=args.frames, cache_dir=args.out / "frames")
-        made.append(Bench(scene, plan, seed, args.out, command(parser, args, path, seed), not args.quiet))
-    return made
+    scenes = [load_scene(p, scale=args.scale, frames=args.frames, cache_dir=args.out / "frames") for p in args.data]
+    commands = [command(parser, args, path, seed) for path in args.data]
+    return [Bench(s, plan, seed, args.out, c, not args.quiet) for s, c in zip(scenes, commands, strict=True)]
 
 
 def command(parser: argparse.ArgumentParser, args: argparse.Namespace, path: Path, seed: int) -> str:
@@ -108,11 +113,6 @@ def command(parser: argparse.ArgumentParser, args: argparse.Namespace, path: Pat
         if name not in ("data", "seeds", "only", "quiet") and value != parser.get_default(name):
             words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     return shlex.join(words)
-
-
-def label(bench: Bench, table: str, what: Mapping) -> str:
-    settings = ", ".join(f"{key} {value}" for key, value in what.items())
-    return f"{table}: {bench.scene.name}, seed {bench.seed}" + (f", {settings}" if settings else "")
 
 
 if __name__ == "__main__":

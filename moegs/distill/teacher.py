@@ -14,13 +14,13 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from moegs.data import Scene
 from moegs.deform.prior import to_config
 from moegs.errors import DataError
 from moegs.io import atomic_write, digest
+from moegs.progress import progress_bar
 from moegs.route.mixture import Mixture, render_mixture
 
 FRAME_LEVELS, GATE_LEVELS = 255.0, 65535.0
@@ -109,11 +109,10 @@ def cache_teacher(
     missing = [c for c in chosen if not (frames[c].exists() and (gates is None or gates[c].exists()))]
     _check_space(folder, teacher_bytes(scene, missing))
     title = f"teacher frames, {teacher_bytes(scene, missing) / 2**20:.0f} MiB in {folder}"
-    with Progress(disable=not progress or not missing) as bar:
-        task = bar.add_task(title, total=len(missing) * scene.n_frames)
+    with progress_bar(title, len(missing) * scene.n_frames, progress) as advance:
         for camera in missing:
             gate = None if gates is None or expert is None else (gates[camera], list(mixture.experts).index(expert))
-            _write(mixture, scene, camera, frames[camera], gate, backend, lambda: bar.advance(task))
+            _write(mixture, scene, camera, frames[camera], gate, backend, advance)
     return Teacher(frames, gates)
 
 

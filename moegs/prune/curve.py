@@ -16,6 +16,7 @@ from moegs.prune.select import Score, prune
 from moegs.report.plots import as_png, new_figure
 from moegs.route.mixture import Mixture
 from moegs.train.evaluate import evaluate, mixture_renderer
+from moegs.train.progress import SCREEN
 
 RATIOS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85)
 
@@ -77,8 +78,10 @@ def pruning_curve(
         progress: show a bar.
     """
     chosen = suited(mixture) if criteria is None else criteria
-    points, total, pruned = [], sum(mixture.router.counts), mixture
-    for name, ratio in track([(n, r) for n in chosen for r in sorted(ratios)], "curve", disable=not progress):
+    points: list[CurvePoint] = []
+    total, pruned = sum(mixture.router.counts), mixture
+    wanted = [(n, r) for n in chosen for r in sorted(ratios)]
+    for name, ratio in track(wanted, "curve", console=SCREEN, disable=not progress):
         pruned = mixture if ratio == min(ratios) else pruned
         left = total - int(ratio * total)
         if left < sum(pruned.router.counts):

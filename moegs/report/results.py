@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,8 +122,23 @@ def _version(package: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that runs now, as one would type it again."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that runs now, as one would type it again: quoted, and without the folders that programs lie in.
+
+    ``moegs …``, however it was started; ``python recipes/NAME.py …`` for recipes.
+    """
+    return shlex.join([*_program(), *sys.argv[1:]])
+
+
+def _program() -> list[str]:
+    script = Path(sys.argv[0]).absolute()
+    folder = script.parent.name
+    if script.stem == "moegs" or folder == "moegs_cli":
+        return ["moegs"]
+    if script.name == "__main__.py":
+        return ["python", "-m", folder]
+    if script.suffix != ".py":
+        return [script.name]
+    return ["python", f"recipes/{script.name}" if folder == "recipes" else script.name]
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

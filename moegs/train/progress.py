@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moegs.io import atomic_write, finite
 
+SCREEN = Console(stderr=True)  # one for all, so that a bar that comes while another is shown stands below it
+
 
 @contextmanager
 def training_bar(title: str, total: int, start: int = 0, enabled: bool = True) -> Iterator[Any]:
-    """A bar that shows loss, PSNR, Gaussians and time left; yields ``update(step, **numbers)``."""
+    """A bar that shows loss, PSNR, Gaussians and time left, on stderr; yields ``update(step, **numbers)``."""
     columns = [
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
     ]  # fmt: skip
-    with Progress(*columns, disable=not enabled, transient=False) as progress:
+    with Progress(*columns, console=SCREEN, disable=not enabled, transient=False) as progress:
         task = progress.add_task(title, total=total, completed=start, numbers="")
 
         def update(step: int, **numbers: float) -> None:

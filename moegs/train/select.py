@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from rich.progress import track
-
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.io import finite
+from moegs.progress import progress_bar
 from moegs.train.evaluate import Evaluation, Renderer, evaluate, expert_renderer, mixture_renderer
 from moegs.train.route import RouteConfig, fit_router
 
@@ -114,10 +113,11 @@ def rank_subsets(
     subsets = [s for n in sorted({1, *config.sizes}) for s in combinations(experts, n)]
     if max(len(s) for s in subsets) < min(config.sizes):
         raise ConfigError(f"select: expected at least {min(config.sizes)} experts, got {len(experts)}.")
-    trials = [
-        _try(scene, {n: experts[n] for n in names}, config, route, chosen)
-        for names in track(subsets, "trying subsets", disable=not progress, transient=True)
-    ]
+    trials = []
+    with progress_bar("trying subsets", len(subsets), progress) as advance:
+        for names in subsets:
+            trials.append(_try(scene, {n: experts[n] for n in names}, config, route, chosen))
+            advance()
     return _ranked(trials)
 
 

@@ -30,7 +30,7 @@ def test_every_prior_is_measured(finished):
     for row in results["experts"].values():
         assert all(row[c] > 0 for c in ("psnr", "ssim", "gaussians", "megabytes", "ms_per_frame", "train_seconds"))
     assert results["scene"] == "room" and "cam00" in results["protocol"]
-    assert results["command"].startswith("five_experts.py --data")
+    assert results["command"].startswith("python recipes/five_experts.py --data")
 
 
 def test_regions_and_frames_name_their_winners(finished):

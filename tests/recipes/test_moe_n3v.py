@@ -25,7 +25,7 @@ def test_results_follow_the_contract(finished):
     assert {"scene", "protocol", "command", "versions", "experts", "mixture", "backend"} <= set(results)
     assert results["scene"] == "room" and results["backend"] in ("native", "reference")
     assert "zero padding" in results["protocol"] and "cam00" in results["protocol"]
-    assert results["command"].startswith("moe_n3v.py --data")
+    assert results["command"].startswith("python recipes/moe_n3v.py --data")
     assert list(results["experts"]) == ["polynomial", "interpolation"]
     columns = {"psnr", "ssim", "gaussians", "megabytes", "ms_per_frame", "train_seconds"}
     for row in (*results["experts"].values(), results["mixture"]):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shlex
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,20 @@ def hidden_matplotlib(folder: Path) -> str:
     (folder / "matplotlib").mkdir(parents=True)
     (folder / "matplotlib" / "__init__.py").write_text("raise ImportError('not installed')")
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict:
+    """The recipe's names, loaded once for all that it refuses: a process each would take seconds."""
+    return runpy.run_path(str(RECIPES / "paper_tables.py"))
+
+
+def refused(recipe: dict, monkeypatch: pytest.MonkeyPatch, *options: object) -> object:
+    """The exit code of a recipe that ends early."""
+    monkeypatch.setattr(sys, "argv", ["recipes/paper_tables.py", *map(str, options)])
+    with pytest.raises(SystemExit) as left:
+        recipe["main"]()
+    return left.value.code
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +103,48 @@ def test_one_cell_that_fails_leaves_the_others(finished, clip, tmp_path):
     assert "1 of 3 cells failed" in done.stderr and "experts: room, seed 0, expert polynomial-2" in done.stderr
     assert sorted(p.name.split("-")[3] for p in (out / "cells").iterdir()) == ["2", "polynomial"]
     assert (out / "tables.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--every", 0], "--every: expected at least 1, got 0"),
+        (["--steps", 0], "--steps: expected at least 1, got 0"),
+        (["--timed", 0], "--timed: expected at least 1, got 0"),
+        (["--left-out", 0], "--left-out: expected at least 1, got 0"),
+        (["--budget", "huge"], "--budget: expected one of small, medium, full, got 'huge'"),
+        (["--experts", "foo", "interpolation"], "--experts: expected motion priors"),
+        (["--mixed", -1], "--mixed: expected 2 to 5, which are all experts, got -1"),
+        (["--mixed", 9], "--mixed: expected 2 to 5, which are all experts, got 9"),
+        (["--seeds", 1, 1], "--seeds: expected each once, got 1 again"),
+        (["--only", "stacking", "stacking"], "--only: expected each once, got stacking again"),
+        (["--scale", 0], "--scale: expected a factor in (0, 1], got 0.0"),
+        (["--frames", 0], "frames 0"),
+    ],
+)
+def test_bad_options_are_refused_at_once(recipe, clip, tmp_path, capsys, monkeypatch, options, says):
+    assert refused(recipe, monkeypatch, "--data", clip, "--out", tmp_path / "out", *options) == 2
+    out, error = capsys.readouterr()
+    assert says in error and not out and not (tmp_path / "out").exists()
+
+
+def test_one_clip_twice_is_refused(recipe, clip, tmp_path, capsys, monkeypatch):
+    (tmp_path / "link").symlink_to(clip)
+    assert refused(recipe, monkeypatch, "--data", clip, tmp_path / "link", "--out", tmp_path / "out") == 2
+    assert f"--data: expected each once, got {clip.resolve()} again" in capsys.readouterr().err
+
+
+def test_a_rig_too_small_for_stacking_says_so(recipe, clip, tmp_path, capsys, monkeypatch):
+    words = ["--data", clip, "--out", tmp_path / "out", "--only", "stacking"]
+    assert refused(recipe, monkeypatch, *words) == 2
+    said = capsys.readouterr().err
+    assert "stacking: room has 3 training cameras" in said and "(--left-out) of 1 to 2, got 4" in said
+    assert not (tmp_path / "out" / "tables.md").exists()
+
+
+def test_other_tables_are_measured_on_a_small_rig(finished, clip):
+    printed = run("paper_tables.py", "--data", clip, "--out", finished[0], *QUICK, "--only", "experts", "stacking")
+    assert "stacking: room has 3 training cameras" in printed and "3 cells, 3 of them measured before" in printed
 
 
 def test_it_stays_short():

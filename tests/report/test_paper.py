@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_stacking_keeps_views_from_the_experts(made):
 def test_small_rigs_have_no_cameras_for_stacking(made):
     narrow = replace(made, plan=replace(PLAN, left_out=len(made.scene.train)))
     assert not list(cells.cells_of(narrow, "stacking"))
+    assert "room has 3 training cameras" in paper.lacks(narrow, "stacking")
+    assert "left_out (--left-out) of 1 to 2, got 3" in paper.lacks(narrow, "stacking")
+    lonely = replace(made, scene=replace(made.scene, train=made.scene.train[:1]))
+    assert "room has 1 training camera for" in paper.lacks(lonely, "stacking")
+    assert not any(paper.lacks(made, table) for table in TABLES)
     assert list(gather.gathered([narrow])) == [table for table in TABLES if table != "stacking"]
 
 
@@ -241,6 +247,12 @@ def test_seeds_become_mean_and_spread(made, tmp_path):
     assert "seeds 0, 1, 2; ±" in text and "\n    seed 2\n" in text
 
 
+def test_a_cell_that_comes_twice_counts_once(made, tmp_path):
+    twice = [_pretend(made, tmp_path, 0, 20.0), _pretend(made, tmp_path, 0, 20.0)]
+    (line,) = gather.gathered(twice)["experts"]["room"]
+    assert line.figures["psnr"] == (20.0, None) and line.n == 1
+
+
 def test_clips_become_a_mean_of_means(made, tmp_path):
     some = [_pretend(made, tmp_path, 0, 20.0), _pretend(made, tmp_path, 1, 22.0), _pretend(made, tmp_path, 0, 31.0, "hall")]
     found = gather.gathered(some)["experts"]
@@ -256,6 +268,7 @@ def test_tables_are_written_in_all_forms(made, tmp_path):
     gather.write_plots([made], tmp_path)
     saved = json.loads((tmp_path / "tables.json").read_text())
     assert set(saved["tables"]) == set(TABLES) and saved["plan"]["experts"] == list(PLAN.experts)
+    assert saved["plan"]["mixed"] == 2
     assert {c["file"] for c in saved["cells"]} == {p.name for p in (made.out / "cells").iterdir()}
     assert all(c["command"].endswith(c["table"]) and c["seed"] == 0 for c in saved["cells"])
     text = (tmp_path / "tables.md").read_text()
@@ -276,7 +289,48 @@ def test_repeated_priors_have_seeds_of_their_own():
     assert len(seeds) == 6 and {prior for prior, _ in seeds} == {"interpolation"}
 
 
-@pytest.mark.parametrize("experts", [("polynomial",), ("polynomial", "polynomial")])
+def test_three_are_mixed_or_as_many_as_there_are():
+    assert len(PLAN.names) == 2 and len(Plan().names) == 3 and len(Plan(mixed=5).names) == 5
+
+
+def test_the_fewest_tiles_are_told_of_few_experts():
+    assert TABLES["sparse"].cells(Plan()) == [{"loss": 0.05}, *({"min_gate": g} for g in (0.02, 0.05, 0.1, 0.2))]
+    many = Plan(experts=paper.numbered(["polynomial"] * 9), mixed=9)
+    assert TABLES["sparse"].cells(many) == [{"min_gate": g} for g in (0.02, 0.05, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"budget": "huge"}, "budget: expected one of small, medium, full, got 'huge'"),
+        ({"experts": ("foo", "interpolation")}, "experts: expected motion priors .*, got 'foo'"),
+        ({"experts": ("polynomial-0", "interpolation")}, "experts: expected motion priors .*, got 'polynomial-0'"),
+        ({"mixed": 0}, "mixed: expected 2 to 5.*, got 0"),
+        ({"mixed": -1}, "mixed: expected 2 to 5.*, got -1"),
+        ({"mixed": 1}, "mixed: expected 2 to 5.*, got 1"),
+        ({"mixed": 6}, "mixed: expected 2 to 5.*, got 6"),
+        ({"experts": ("polynomial", "hexplane"), "mixed": 3}, "mixed: expected 2 to 2.*, got 3"),
+        *(({name: 0}, f"{name}: expected at least 1, got 0")
+          for name in ("steps", "every", "timed", "rounds", "scored", "left_out")),
+        *(({name: value}, f"{name}: expected a number of at least 0, got {value}")
+          for name in ("refit", "bearable") for value in (-1, math.nan, math.inf)),
+        *(({name: (value,)}, rf"{name}: expected numbers in \[0, 1\), got {value}")
+          for name in ("ratios", "min_gates") for value in (-0.1, 1.0, math.nan)),
+        *(({"shares": (value,)}, rf"shares: expected a share in \(0, 1\], got {value}") for value in (0, 1.5, math.nan)),
+        ({"distilled": 0.0}, r"distilled: expected a share in \(0, 1\], got 0.0"),
+        ({"criteria": ("beauty",)}, "criteria: expected one of blend, .*, got 'beauty'"),
+        ({"criteria": ("blend", "blend")}, "criteria: expected each once, got blend again"),
+        ({"ratios": (0.5, 0.2, 0.5)}, "ratios: expected each once, got 0.5 again"),
+        ({"shares": (1, 1.0)}, "shares: expected each once, got 1.0 again"),
+        ({"min_gates": (0.1, 0.1)}, "min_gates: expected each once, got 0.1 again"),
+    ],
+)  # fmt: skip
+def test_a_plan_refuses_what_has_no_meaning(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        Plan(**wrong)
+
+
+@pytest.mark.parametrize("experts", [("polynomial",), ("polynomial", "polynomial"), ("polynomial", "polynomial-1")])
 def test_a_plan_needs_two_different_experts(experts):
     with pytest.raises(ConfigError, match="two or more different"):
         Plan(experts=experts)

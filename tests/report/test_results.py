@@ -3,12 +3,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import shlex
+import sys
 
 import pytest
 from rich.console import Console
 
 from moegs.metrics import FrameScores
-from moegs.report import print_table, score_row, versions, write_results
+from moegs.report import command_line, print_table, score_row, versions, write_results
 
 
 def test_scores_keep_their_conventions_and_stay_json():
@@ -30,6 +32,33 @@ def test_lpips_is_a_column_only_where_it_was_computed():
 
 def test_versions_name_what_figures_depend_on():
     assert {"python", "machine", "moegs", "torch", "numpy"} <= set(versions())
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        ("/home/ann/.venv/bin/moegs", "moegs"),
+        ("moegs.exe", "moegs"),
+        ("/home/ann/moegs/cli/moegs_cli/__main__.py", "moegs"),
+        ("/home/ann/other/__main__.py", "python -m other"),
+        ("/home/ann/moegs/recipes/moe_n3v.py", "python recipes/moe_n3v.py"),
+        ("recipes/moe_n3v.py", "python recipes/moe_n3v.py"),
+        ("/home/ann/mine.py", "python mine.py"),
+        ("/usr/bin/ipython", "ipython"),
+    ],
+)
+def test_the_command_can_be_typed_again(monkeypatch, program, shown):
+    words = ["prune", "runs/my mix", "--out", "it's", "--views", "cam*", "--note", ""]
+    monkeypatch.setattr(sys, "argv", [program, *words])
+    assert command_line() == f"{shown} prune 'runs/my mix' --out 'it'\"'\"'s' --views 'cam*' --note ''"
+    assert shlex.split(command_line())[len(shown.split()) :] == words
+
+
+def test_in_the_recipes_folder_their_command_is_the_same(monkeypatch, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.chdir(tmp_path / "recipes")
+    monkeypatch.setattr(sys, "argv", ["moe_n3v.py"])
+    assert command_line() == "python recipes/moe_n3v.py"
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path):

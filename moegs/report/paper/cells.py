@@ -16,6 +16,7 @@ from moegs.report.paper.bench import Bench
 from moegs.report.paper.measure import AVERAGE, BEST, MIXTURE, ORACLE, ROUTED, Row
 from moegs.report.paper.origin import origin
 from moegs.report.paper.plan import Plan, content_key
+from moegs.train.yardsticks import MOST
 
 What = Mapping[str, Any]
 
@@ -33,7 +34,7 @@ class Table:
         models: what a cell depends on, by content; other models make another cell.
         measure: rows of a cell.
         extra: not measured unless it is asked for.
-        possible: whether a clip has what it takes.
+        lacks: what a clip does not have that it takes, and what to do; nothing where it can be measured.
     """
 
     heading: str
@@ -44,12 +45,23 @@ class Table:
     models: Callable[[Bench, What], Any]
     measure: Callable[[Bench, What], list[Row]]
     extra: bool = False
-    possible: Callable[[Bench], bool] = lambda bench: True
+    lacks: Callable[[Bench], str] = lambda bench: ""
 
 
 def cells_of(bench: Bench, table: str) -> Iterator[What]:
-    """Settings of the cells of a table; none if it is not possible on the clip."""
-    return iter(TABLES[table].cells(bench.plan) if TABLES[table].possible(bench) else [])
+    """Settings of the cells of a table; none if the clip lacks what it takes."""
+    return iter([] if lacks(bench, table) else TABLES[table].cells(bench.plan))
+
+
+def lacks(bench: Bench, table: str) -> str:
+    """What the clip does not have that a table takes, and what to do; nothing where the table can be measured."""
+    return TABLES[table].lacks(bench)
+
+
+def label(bench: Bench, table: str, what: What) -> str:
+    """A cell's name for people."""
+    settings = ", ".join(f"{key} {value}" for key, value in what.items())
+    return f"{table}: {bench.scene.name}, seed {bench.seed}" + (f", {settings}" if settings else "")
 
 
 def cell_key(bench: Bench, table: str, what: What) -> str:
@@ -157,6 +169,12 @@ def _budget_models(bench: Bench, what: What) -> list[str]:
     return [bench.refined_key(bench.plan.names, share=what["share"]), bench.refined_key(bench.plan.names)]
 
 
+def _sparse_cells(plan: Plan) -> list[dict[str, Any]]:
+    reached = 1 / len(plan.names)  # one of the gates always is as large
+    bound = [{"loss": plan.bearable}] if len(plan.names) <= MOST else []  # tries all subsets
+    return [*bound, *({"min_gate": g} for g in plan.min_gates if g < reached)]
+
+
 def _sparse(bench: Bench, what: What) -> list[Row]:
     return measure.fewest_rows(bench, **what) if "loss" in what else measure.sparse_rows(bench, **what)
 
@@ -176,6 +194,14 @@ def _stage(what: What) -> dict[str, str]:
 def _stacking(bench: Bench, what: What) -> list[Row]:
     rows = measure.mixture_rows(bench, bench.plan.names, what["stacking"], **_stage(what))
     return [r for r in rows if r["series"] in (BEST, ROUTED)]
+
+
+def _stacking_lacks(bench: Bench) -> str:
+    n, kept = len(bench.scene.train), bench.plan.left_out
+    if kept < n:
+        return ""
+    enough = f"expected left_out (--left-out) of 1 to {n - 1}, got {kept}" if n > 1 else "expected at least 2"
+    return f"{bench.scene.name} has {n} training camera{'s' * (n > 1)} for experts and router to share; {enough}."
 
 
 TABLES = {
@@ -216,15 +242,14 @@ TABLES = {
         "An expert is left out of tiles where its gate stays below the least one. Gain is over all gates. Fewest tiles: a "
         "bound, chosen by the photograph.",
         ("least gate", "{:g}"), ("psnr", "gain", "ms", "times_dearest", "tiles", "largest_error"),
-        lambda p: [{"loss": p.bearable}, *({"min_gate": g} for g in p.min_gates if g < 1 / len(p.names))],
-        _mixture_model, _sparse,
+        _sparse_cells, _mixture_model, _sparse,
     ),
     "stacking": Table(
         "Stacking", "A router that learns from cameras which the experts never saw.",
         ("trained", "{}"), ("psnr", "ssim", "gain", "closed"),
         lambda p: [{"stacking": s, "left_out": p.left_out} for s in STACKING],
         lambda bench, what: bench.refined_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
-        possible=lambda bench: bench.plan.left_out < len(bench.scene.train),
+        lacks=_stacking_lacks,
     ),
 }  # fmt: skip
 """All tables by name. ``stacking`` needs another set of experts and is measured on demand."""

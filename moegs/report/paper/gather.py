@@ -59,7 +59,7 @@ def gathered(benches: Sequence[Bench]) -> Lines:
     for table in TABLES:
         clips = {}
         for clip in dict.fromkeys(names):
-            rows = [r for b, name in zip(benches, names, strict=True) if name == clip for r in _rows(b, table)]
+            rows = _rows([b for b, name in zip(benches, names, strict=True) if name == clip], table)
             if rows:
                 clips[clip] = _lines(rows)
         if len(clips) > 1:
@@ -85,8 +85,10 @@ def _finished(bench: Bench, table: str) -> list[dict[str, Any]]:
     return [cell | {"file": cell_file(bench, table, what).name} for cell, what in kept if cell is not None]
 
 
-def _rows(bench: Bench, table: str) -> list[dict[str, Any]]:
-    return [row for cell in _finished(bench, table) for row in cell["rows"]]
+def _rows(benches: Sequence[Bench], table: str) -> list[dict[str, Any]]:
+    """A cell that comes twice, because two folders hold the same clip, counts once."""
+    cells = {cell["key"]: cell for bench in benches for cell in _finished(bench, table)}
+    return [row for cell in cells.values() for row in cell["rows"]]
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[Line]:
@@ -154,9 +156,10 @@ def _cell(column: str, line: Line) -> str:
 
 def write_tables(benches: Sequence[Bench], out: str | Path) -> None:
     """Write ``tables.json`` and ``tables.md``; cells that are not finished are left out."""
-    out, found = Path(out), gathered(benches)
+    out, found, plan = Path(out), gathered(benches), benches[0].plan
     write_json(out / "tables.json", {
-        "command": command_line(), "versions": versions(), "plan": asdict(benches[0].plan), "protocol": PROTOCOL,
+        "command": command_line(), "versions": versions(), "plan": asdict(plan) | {"mixed": len(plan.names)},
+        "protocol": PROTOCOL,
         "tables": {t: {c: [asdict(line) for line in lines] for c, lines in clips.items()} for t, clips in found.items()},
         "cells": [{k: c[k] for k in ("file", "table", "clip", "seed", "what", "command", "seconds")}
                   for t in found for b in benches for c in _finished(b, t)],
