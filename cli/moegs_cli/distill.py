@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     help="Share of the photograph's term; the rest is the mixture's.",
 )
 @click.option(
-    "--adopt", type=click.FloatRange(0, 1, max_open=True), default=None, show_default="0.3; 0.1 for hexplane and embedding; less for large pictures",
+    "--adopt", type=click.FloatRange(0, 1, max_open=True), default=None,
+    show_default="0.3; 0.1 for hexplane and embedding; less for large pictures",
     help="Largest share of the student's Gaussians to replace by ones of the other experts; 0 for the paper's way.",
 )  # fmt: skip
 @click.option(
