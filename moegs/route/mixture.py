@@ -64,10 +64,15 @@ class MixtureRender:
     backend: str
 
 
-def render_mixture(mixture: Mixture, camera: Camera, t: float, *, backend: str = "auto") -> MixtureRender:
-    """Render all experts, their router channels and the blend from one rasteriser call (MoE-GS §3.3)."""
+def render_mixture(
+    mixture: Mixture, camera: Camera, t: float, *, temperature: float | None = None, backend: str = "auto"
+) -> MixtureRender:
+    """Render all experts, their router channels and the blend from one rasteriser call (MoE-GS §3.3).
+
+    ``temperature`` of the gates stands in for the router's own, as it does while a router is trained on a schedule.
+    """
     render = render_experts(list(mixture.experts.values()), camera, t, mixture.router.features(t), backend=backend)
-    gates = mixture.router.gates(render.features, render.color, render.alpha, camera, t)
+    gates = mixture.router.gates(render.features, render.color, render.alpha, camera, t, temperature)
     return MixtureRender(
         blend(render.color, gates), gates, render.color, render.depth, render.alpha, render.features, render.backend
     )

@@ -161,10 +161,12 @@ class VolumePixelRouter(nn.Module):
         return [images, images - images.mean(0, keepdim=True)]
 
     def gates(
-        self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float
-    ) -> Float[Tensor, "k h w"]:
-        """Softmax of :meth:`logits` over the experts."""
-        return softmax_gates(self.logits(maps, images, alphas, camera, t), self.config.temperature)
+        self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float,
+        temperature: float | None = None,
+    ) -> Float[Tensor, "k h w"]:  # fmt: skip
+        """Softmax of :meth:`logits` over the experts, at the temperature of the configuration unless one is given."""
+        logits = self.logits(maps, images, alphas, camera, t)
+        return softmax_gates(logits, self.config.temperature if temperature is None else temperature)
 
     def forward(
         self,

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import Scene, View
+from moegs.data import Scene
 from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
 from moegs.io import digest
 from moegs.metrics import psnr
-from moegs.route.blend import blend, softmax_gates
-from moegs.route.mixture import Mixture, render_experts
+from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, train_loop
@@ -198,7 +196,7 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
 def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
     """One view; returns figures where they are shown."""
     view = view_at(scene, order, run.step)
-    image = _blended(run.mixture, view, config.temperature(run.step))
+    image = render_mixture(run.mixture, view.camera, view.time, temperature=config.temperature(run.step)).color
     loss = photometric_loss(image, view.image, config.lambda_dssim)
     if not torch.isfinite(loss):
         raise DivergenceError(f"the router's loss is not finite at step {run.step}; the last checkpoint is intact.")
@@ -206,13 +204,6 @@ def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown:
     loss.backward()
     router_step(run.mixture.router, run.optimizer, config.decay ** (run.step / config.steps), run.step)
     return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
-
-
-def _blended(mixture: Mixture, view: View, temperature: float) -> Float[Tensor, "h w 3"]:
-    router = mixture.router
-    render = render_experts(list(mixture.experts.values()), view.camera, view.time, router.features(view.time))
-    logits = router.logits(render.features, render.color, render.alpha, view.camera, view.time)
-    return blend(render.color, softmax_gates(logits, temperature))
 
 
 def router_step(router: VolumePixelRouter, optimizer: torch.optim.RAdam, scale: float, step: int) -> None:
