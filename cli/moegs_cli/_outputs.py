@@ -61,6 +61,18 @@ def refuse_to_replace(path: Path | None, force: bool, option: str = "--out") -> 
     raise ConfigError(f"{option}: {path} {what}; add --force to replace what is there, or name another.")
 
 
+def refuse_beside_mixture(out: Path) -> None:
+    """An expert's file in a mixture's folder would make the folder both.
+
+    Raises:
+        ConfigError: OUT is named as an expert's file and lies beside a manifest.
+    """
+    from moegs.errors import ConfigError
+
+    if out.name == EXPERT_FILE and (out.parent / MANIFEST).exists():
+        raise ConfigError(f"--out: {out.parent} holds a mixture; give the file another name or another folder.")
+
+
 def remove_former(out: Path, keep: Collection[str]) -> None:
     """Remove what moegs wrote into a folder for a former result, for use once the new one is safely there.
 

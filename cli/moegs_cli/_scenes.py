@@ -34,6 +34,12 @@ def scene_options(command: F) -> F:
     return command
 
 
+def backend_option(command: F) -> F:
+    """Add ``--backend``."""
+    backends = click.Choice(["auto", "native", "reference", "gsplat"])
+    return click.option("--backend", type=backends, default="auto", show_default=True, help="Rasteriser.")(command)
+
+
 def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
     """Load a capture with the options of :func:`scene_options`."""
     from moegs.data import load_scene

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import expert_file, is_mixture, open_expert, warn_if_other_clip
-from ._scenes import cameras_named, open_scene, scene_options
+from ._scenes import backend_option, cameras_named, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     "--min-gate", type=float, default=None, metavar="G", help="Also skip experts where their gate is smaller."
 )
 @click.option("--lpips", default=None, type=click.Path(exists=True, path_type=Path), help="AlexNet weights for LPIPS.")
-@click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
+@backend_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every SSIM by its convention.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
 @scene_options
 def evaluate(
     model: Path, data: Path, camera: str | None, every: int, lpips: Path | None, as_json: bool, **rest: Any
@@ -50,7 +51,7 @@ def evaluate(
 
     _check_options(model, rest)
     scene = open_scene(data, rest)
-    how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every, "progress": True}
+    how: dict[str, Any] = {"cameras": cameras_named(scene, camera), "every": every, "progress": not rest["quiet"]}
     rows = _rows(model, scene, how | {"perceptual": _perceptual(lpips)}, rest)
     if as_json:
         head = {"scene": scene.name, "protocol": PROTOCOL, "command": command_line(), "versions": versions()}
@@ -119,7 +120,7 @@ def _expert_rows(mixture: Mixture, path: Path, scene: Scene, how: dict[str, Any]
     for name, expert in mixture.experts.items():
         scores = measure(expert_renderer(expert, backend), scene, **how)
         rows[name] = model_row(scores, expert, path / "experts" / f"{name}.safetensors")
-    found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend, progress=True)
+    found = yardsticks(mixture, scene, how["cameras"], every=how["every"], backend=backend, progress=how["progress"])
     return rows | {name: score_row(scores) for name, scores in found.items()}
 
 
@@ -133,6 +134,6 @@ def _sparse_row(
 
     gate, backend = options["min_gate"], options["backend"]
     scores = measure(sparse_renderer(mixture, gate, backend), scene, **how)
-    again = {"every": how["every"], "backend": backend, "progress": True}
+    again = {"every": how["every"], "backend": backend, "progress": how["progress"]}
     error = sparse_error(mixture, scene, gate, how["cameras"], **again)
     return {f"gates from {gate:g}": model_row(scores, mixture, path) | error}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._models import warn_if_other_clip
-from ._outputs import force_option, refuse_to_replace
+from ._outputs import force_option, refuse_beside_mixture, refuse_to_replace
 from ._scenes import Watched, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
     from moegs.expert import Expert
+    from moegs.metrics.depth import DepthScores
+    from moegs.route import Mixture
 
 
 @click.command(
@@ -37,14 +40,17 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1), default=60, show_default=True, help="Frames of the spiral.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all scores here.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @scene_options
 def fuse(
-    mixture: Path, data: Path, out: Path, pictures: Path | None, count: int, force: bool, **rest: Any
+    mixture: Path, data: Path, out: Path, pictures: Path | None, json_path: Path | None, force: bool, **rest: Any
 ) -> None:  # fmt: skip
     """Merge all experts of MIXTURE into one model without gates, each Gaussian dimmed by how far it is trusted.
 
-    Prints scores on the held-out cameras, and of depth where the capture ships true depth.
+    Prints scores of the experts, the mixture and the fused model on the held-out cameras, and of depth where the capture
+    ships true depth.
     """
     from moegs.expert import load_expert, save_expert
     from moegs.route import load_mixture
@@ -53,40 +59,67 @@ def fuse(
 
     refuse_to_replace(out, force)
     refuse_to_replace(pictures, force, "--pictures")
+    refuse_to_replace(json_path, force, "--json")
+    refuse_beside_mixture(out)
     mixed, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(mixed, scene)
-    views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "how far each Gaussian is trusted")
+    bars = not rest["quiet"]
+    views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "how far each Gaussian is trusted", bars)
     save_expert(merge(mixed, views, scaling=rest["scaling"]), out)
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}
     models = mixed.experts | {"fused": load_expert(out)}
-    _show(scene, models, files, data, rest)
+    rows = _scored(scene, mixed, mixture, models, files, rest)
+    depths = _depths(scene, models, data, rest)
+    _show(scene, rows, depths)
+    if json_path is not None:
+        _record(json_path, scene, rows, depths)
     if pictures is not None:
-        _draw(scene, models, pictures, count)
+        _draw(scene, models, pictures, rest["count"], bars)
         if force:
             _remove_others(scene, pictures)
 
 
-def _show(
-    scene: Scene, models: dict[str, Expert], files: dict[str, Path], data: Path, options: dict[str, Any]
-) -> None:
-    from moegs.data.depth import has_depth
-    from moegs.report import model_row, print_table
-    from moegs.report.geometry import score_depth
-    from moegs.train import evaluate, expert_renderer
+def _scored(
+    scene: Scene, mixed: Mixture, folder: Path, models: dict[str, Expert], files: dict[str, Path], options: dict[str, Any]
+) -> dict[str, Any]:
+    from moegs.report import model_row
+    from moegs.train import evaluate, expert_renderer, mixture_renderer
 
-    every = options["every"]
-    scores = {n: evaluate(expert_renderer(m), scene, every=every, progress=True) for n, m in models.items()}
-    rows = {name: model_row(found, models[name], files[name]) for name, found in scores.items()}
+    how = {"every": options["every"], "progress": not options["quiet"]}
+    rows = {n: model_row(evaluate(expert_renderer(m), scene, **how), m, files[n]) for n, m in models.items()}
+    fused = rows.pop("fused")
+    return rows | {"mixture": model_row(evaluate(mixture_renderer(mixed), scene, **how), mixed, folder), "fused": fused}
+
+
+def _depths(scene: Scene, models: dict[str, Expert], data: Path, options: dict[str, Any]) -> dict[str, DepthScores]:
+    """Of a capture that ships true depth; a mixture has no depth of its own."""
+    from moegs.data.depth import has_depth
+    from moegs.report.geometry import score_depth
+
+    how = {"every": options["every"], "start": options["start"]}
+    return {name: score_depth(m, scene, data, **how) for name, m in models.items()} if has_depth(data) else {}
+
+
+def _show(scene: Scene, rows: dict[str, Any], depths: dict[str, DepthScores]) -> None:
+    from moegs.report import print_table
+
     print_table(f"{scene.name}, held-out cameras", rows)
-    for name, model in models.items() if has_depth(data) else ():
-        found = score_depth(model, scene, data, every=every, start=options["start"])
+    for name, found in depths.items():
         click.echo(
             f"depth of {name}: abs-rel {found.abs_rel:.4f}, RMSE {found.rmse:.4f}, within 25 % {found.delta1:.1%}, "
             f"covered {found.covered:.1%}"
         )
 
 
-def _draw(scene: Scene, models: dict[str, Expert], folder: Path, count: int) -> None:
+def _record(path: Path, scene: Scene, rows: dict[str, Any], depths: dict[str, DepthScores]) -> None:
+    from moegs.io import write_json
+    from moegs.report import command_line, versions
+
+    models = {name: row | ({"depth": asdict(depths[name])} if name in depths else {}) for name, row in rows.items()}
+    write_json(path, {"command": command_line(), "versions": versions(), "scene": scene.name, "models": models})
+
+
+def _draw(scene: Scene, models: dict[str, Expert], folder: Path, count: int, progress: bool) -> None:
     from moegs.report import write_png
     from moegs.report.geometry import geometry_movie, side_by_side
 
@@ -97,7 +130,7 @@ def _draw(scene: Scene, models: dict[str, Expert], folder: Path, count: int) -> 
         sheet = side_by_side(models, scene.cameras[camera], scene.time(middle), scene.bounds)
         write_png(folder / f"depth-{scene.camera_names[camera]}.png", sheet)
     shots = shots_of(scene, "spiral", count)["spiral"]
-    geometry_movie(folder / "spiral.mp4", models, shots, scene.bounds, fps=scene.fps)
+    geometry_movie(folder / "spiral.mp4", models, shots, scene.bounds, fps=scene.fps, progress=progress)
     click.echo(f"{folder}: depth maps and spiral.mp4 of {', '.join(models)}")
 
 

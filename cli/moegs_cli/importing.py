@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ._outputs import force_option, refuse_to_replace
+from ._outputs import MANIFEST, force_option, refuse_beside_mixture, refuse_to_replace, remove_former
 from .train import key_value
 
 
@@ -35,6 +35,7 @@ def import_(path: Path, out: Path, kind: str, options: tuple[str, ...], force: b
     refuse_to_replace(out, force)
     loaded: Any = load(path, kind, **dict(key_value("-o", entry) for entry in options))
     if isinstance(loaded, Expert):
+        refuse_beside_mixture(out)
         save_expert(loaded, out)
         click.echo(f"{out}: {loaded.prior.name}, {len(loaded):,} Gaussians")
         return
@@ -43,4 +44,6 @@ def import_(path: Path, out: Path, kind: str, options: tuple[str, ...], force: b
 
     mixture = to_mixture(loaded)
     save_mixture(mixture, out, loaded.meta)
+    if force:
+        remove_former(out, keep={MANIFEST})
     click.echo(f"{out}: mixture of {', '.join(mixture.experts)}")

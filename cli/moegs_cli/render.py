@@ -15,7 +15,7 @@ import click
 
 from ._models import is_mixture, open_model, warn_if_other_clip
 from ._outputs import force_option, refuse_to_replace
-from ._scenes import cameras_named, open_scene, scene_options
+from ._scenes import backend_option, cameras_named, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -47,7 +47,8 @@ _NUMBERED = re.compile(r"[0-9]{5,}\.png")  # as open_pngs names them
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=None, help="Of mp4; the clip's by default.")
 @click.option("--count", type=click.IntRange(1), default=None, help="Pictures a camera, spread over the clip's time.")
 @click.option("--min-gate", type=float, default=None, metavar="G", help="Skip an expert where its gate is smaller.")
-@click.option("--backend", default="auto", show_default=True, help="Rasteriser: auto, native, reference or gsplat.")
+@backend_option
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 @force_option
 @scene_options
 def render(
@@ -65,7 +66,7 @@ def render(
     how = {"min_gate": rest["min_gate"], "backend": rest["backend"]}
     kinds = (what or ("mixture" if is_mixture(model) else "experts")).split(",")
     for name, shots in shots_of(scene, camera, rest["count"]).items():
-        sinks = _Sinks(out / name, kind, fps or scene.fps, rest["force"])
+        sinks = _Sinks(out / name, kind, fps or scene.fps, rest["force"], rest["quiet"])
         written = _write(opened, scene, shots, kinds, sinks, how)
         click.echo(f"{out / name}: {len(shots)} frames of {', '.join(written)}")
 
@@ -98,6 +99,7 @@ class _Sinks:
     kind: str
     fps: float
     force: bool
+    quiet: bool
 
     def open(self, name: str) -> AbstractContextManager[Any]:
         from moegs.report import open_movie, open_pngs
@@ -129,16 +131,15 @@ def _write(
     model: Any, scene: Scene, shots: list[tuple[Camera, float]], kinds: list[str], sinks: _Sinks, how: dict[str, Any]
 ) -> list[str]:
     """Render the shots once and feed every kind of picture to its own folder or video; returns their names."""
-    from rich.console import Console
-    from rich.progress import track
-
+    from moegs.progress import progress_bar
     from moegs.report import layers
 
     opened: dict[str, Any] = {}
-    with ExitStack() as stack:
-        for camera, t in track(shots, sinks.base.name, console=Console(stderr=True), transient=True):
+    with progress_bar(sinks.base.name, len(shots), not sinks.quiet) as advance, ExitStack() as stack:
+        for camera, t in shots:
             for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, **how).items():
                 if name not in opened:
                     opened[name] = stack.enter_context(sinks.open(name))
                 opened[name](picture)
+            advance()
     return list(opened)

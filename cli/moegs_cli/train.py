@@ -78,7 +78,9 @@ def _cameras(
     from moegs.errors import ConfigError
 
     if leave_out is None:
-        return training_cameras_named(scene, views, "--views"), {}
+        chosen = training_cameras_named(scene, views, "--views")
+        unseen = [] if chosen is None else [scene.camera_names[i] for i in scene.train if i not in chosen]
+        return chosen, {"left_out": unseen} if unseen else {}
     if views is not None:
         raise ConfigError("--leave-out: give either --views or --leave-out.")
     experts, router = stacking_cameras(scene, leave_out, "--leave-out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from moegs.data import Scene
 from moegs.data.depth import read_depth
 from moegs.expert import Expert, render_expert
 from moegs.metrics.depth import DepthScores, depth_scores, summarise_depth
+from moegs.progress import progress_bar
 from moegs.render.api import expected_depth
 from moegs.render.camera import Camera
 from moegs.report.movie import open_movie
@@ -68,13 +69,15 @@ def side_by_side(
 def geometry_movie(
     path: str | Path,
     models: Mapping[str, Expert],
-    shots: Iterable[tuple[Camera, float]],
+    shots: Sequence[tuple[Camera, float]],
     bounds: tuple[float, float],
     *,
     fps: float = 30.0,
     backend: str = "auto",
+    progress: bool = False,
 ) -> None:
-    """Write :func:`side_by_side` along a path of cameras and times as one mp4."""
-    with open_movie(path, fps) as add:
+    """Write :func:`side_by_side` along a path of cameras and times as one mp4; ``progress`` shows a bar."""
+    with progress_bar(Path(path).name, len(shots), progress) as advance, open_movie(path, fps) as add:
         for camera, t in shots:
             add(side_by_side(models, camera, t, bounds, backend=backend))
+            advance()

@@ -196,3 +196,10 @@ def test_options_without_meaning_are_wrong_usage(cli, mixture, on, tmp_path, com
 def test_one_expert_has_no_others_to_score(cli, clip, experts):
     said = cli("eval", experts["polynomial"], clip, "--experts", exit_code=2).stderr
     assert "--experts" in said and "is one expert" in said
+
+
+@pytest.mark.parametrize("command", ["eval", "render"])
+def test_an_unknown_rasteriser_is_wrong_usage(cli, clip, experts, tmp_path, command):
+    data = [clip] if command == "eval" else ["--data", clip, "--out", tmp_path / "x"]
+    said = cli(command, experts["polynomial"], *data, "--backend", "cuda", exit_code=2).stderr
+    assert "--backend" in said and "gsplat" in said

@@ -25,6 +25,15 @@ def test_a_mixture_of_the_authors_opens_as_ours(cli, tmp_path):
     assert len(found["experts"]) == len(interop.load_mixture(source).names)
 
 
+def test_an_imported_mixture_and_an_expert_are_never_one_folder(cli, tmp_path):
+    expert, out = tmp_path / "mix" / "expert.safetensors", tmp_path / "mix"
+    run = ["import", run_of("spacetime", tmp_path / "run"), "--out", expert]
+    cli(*run)
+    cli("import", _checkpoint(STAGE2), "--out", out, "--force")
+    assert not expert.exists() and (out / "manifest.json").exists()
+    assert "holds a mixture" in cli(*run, exit_code=2).stderr and not expert.exists()
+
+
 def test_its_logits_are_the_authors():
     imported = interop.load_mixture(_checkpoint(STAGE2))
     router = interop.to_mixture(imported).router

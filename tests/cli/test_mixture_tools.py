@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,23 @@ def test_distill(place, tmp_path):
 def test_fuse(place, tmp_path):
     data = ("--data", place / "clip", "--frame-cache", place / "frames")
     file = tmp_path / "fused.safetensors"
-    said = run(fuse, place / "mix", *data, "--views", 2, "--out", file, "--pictures", tmp_path / "p", "--count", 2)
+    written = ("--out", file, "--pictures", tmp_path / "p", "--count", 2, "--json", tmp_path / "f.json")
+    said = run(fuse, place / "mix", *data, "--views", 2, *written)
     assert "fused" in said and "depth of fused: abs-rel" in said and "depth of keys" in said
+    models = json.loads((tmp_path / "f.json").read_text())["models"]
+    assert list(models) == ["poly", "keys", "mixture", "fused"]
+    assert models["mixture"]["gaussians"] == models["fused"]["gaussians"]
+    assert "depth" not in models["mixture"] and 0 < models["fused"]["depth"]["covered"] <= 1
     assert load_expert(file).prior.name == "fused"
     assert (tmp_path / "p" / "depth-cam00.png").exists() and (tmp_path / "p" / "spiral.mp4").stat().st_size > 500
+
+
+def test_a_fused_model_is_no_file_of_a_mixture(place, tmp_path):
+    shutil.copytree(place / "mix", tmp_path / "mix")
+    args = [place / "mix", "--data", place / "clip", "--out", tmp_path / "mix" / "expert.safetensors"]
+    result = CliRunner().invoke(fuse, [str(a) for a in args])
+    assert "mix holds a mixture" in str(result.exception)
+    assert not (tmp_path / "mix" / "expert.safetensors").exists()
 
 
 def test_select(place, tmp_path):

@@ -188,6 +188,16 @@ def test_stacking_needs_training_cameras_on_both_sides(cli, clip, cache, experts
     assert message in cli("route", clip, "--experts", *paths, f"--router-views={value}", *fixed, exit_code=2).stderr
 
 
+def test_an_expert_of_some_cameras_alone_is_kept_from_the_others(cli, clip, cache, tmp_path):
+    fixed = ["--steps", 1, "--frame-cache", cache, "--quiet"]
+    cli("train", clip, "--prior", "polynomial", "--views", "cam01,cam02", "--out", tmp_path / "some", *fixed)
+    cli("train", clip, "--prior", "polynomial", "--views", "cam01,cam02,cam03", "--out", tmp_path / "all", *fixed)
+    assert load_expert(tmp_path / "some" / "expert.safetensors").meta["left_out"] == ["cam03"]
+    assert "left_out" not in load_expert(tmp_path / "all" / "expert.safetensors").meta
+    said = cli("route", clip, "--experts", tmp_path / "some", "--router-views", "cam03", "--out", tmp_path / "mix", *fixed)
+    assert "warning" not in said.stderr
+
+
 def test_stacking_and_views_exclude_each_other(cli, clip, cache, experts, tmp_path):
     fixed = ["--views", "cam01", "--out", tmp_path / "x", "--frame-cache", cache]
     assert "either" in cli("train", clip, "--prior", "polynomial", "--leave-out", 1, *fixed, exit_code=2).stderr
