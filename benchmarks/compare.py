@@ -7,6 +7,7 @@ is done, and writes ``docs/performance.md`` with its plots at the end.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -263,8 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
         sections.append(SECTIONS[name](effort))
         print("\n" + sections[-1].markdown(), flush=True)
     if not options.no_write:
-        command = " ".join(["python -m benchmarks.compare", *(sys.argv[1:] if arguments is None else arguments)])
-        print(write_page(sections, command.strip(), ghz, options.out))
+        given = sys.argv[1:] if arguments is None else arguments
+        print(write_page(sections, shlex.join(["python", "-m", "benchmarks.compare", *given]), ghz, options.out))
     return 0
 
 
