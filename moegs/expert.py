@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from moegs.deform import prior as priors
 from moegs.errors import FormatError, ShapeError
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params, count
-from moegs.io import atomic_write
+from moegs.io import atomic_write, digest
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera, rays
 from moegs.render.environment import ENVIRONMENT, environment
@@ -66,6 +67,13 @@ class Expert:
 
     def __len__(self) -> int:
         return count(self.params)
+
+
+def expert_key(expert: Expert) -> str:
+    """A digest of everything that an expert's renders depend on: tensors, prior, raster options, background, decoder."""
+    prior = [expert.prior.name, priors.to_config(expert.prior)]
+    seen = [digest(expert.params), prior, asdict(expert.options), list(expert.background), expert.decoder]
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
 def save_expert(expert: Expert, path: str | Path) -> None:

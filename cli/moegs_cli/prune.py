@@ -100,7 +100,7 @@ def _pruned(
     from moegs.prune import criterion, prune_and_refit
     from moegs.prune import prune as drop
 
-    score, ratio, threshold = criterion(options["criterion"]), options["ratio"], options["threshold"]
+    score, ratio, threshold = criterion(options["criterion"], options["seed"]), options["ratio"], options["threshold"]
     if threshold is not None:
         pruned, report = drop(mixture, score(mixture, views), threshold=threshold)
         return _refitted(scene, pruned, options, quiet), report

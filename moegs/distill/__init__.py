@@ -4,7 +4,7 @@ from moegs.distill.adopt import adopt, as_cloud
 from moegs.distill.distill import DistillConfig, Student, distill, retrain, student_of
 from moegs.distill.loss import distillation_loss
 from moegs.distill.novel import with_novel_views
-from moegs.distill.teacher import Teacher, cache_teacher, mixture_key, teacher_bytes
+from moegs.distill.teacher import Teacher, cache_teacher, teacher_bytes
 
 __all__ = [
     "DistillConfig",
@@ -15,7 +15,6 @@ __all__ = [
     "cache_teacher",
     "distill",
     "distillation_loss",
-    "mixture_key",
     "retrain",
     "student_of",
     "teacher_bytes",

@@ -16,11 +16,11 @@ from moegs.deform.prior import Prior
 from moegs.distill.adopt import adopt
 from moegs.distill.loss import distillation_loss
 from moegs.distill.novel import with_novel_views
-from moegs.distill.teacher import Teacher, cache_teacher, mixture_key
+from moegs.distill.teacher import Teacher, cache_teacher
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.params import Params, count
-from moegs.route.mixture import Mixture
+from moegs.route.mixture import Mixture, mixture_key
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.views import sample_views

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.data import Scene
-from moegs.deform.prior import to_config
 from moegs.errors import DataError
-from moegs.io import atomic_write, digest
+from moegs.io import atomic_write
 from moegs.progress import progress_bar
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture, mixture_key, render_mixture
 
 FRAME_LEVELS, GATE_LEVELS = 255.0, 65535.0
 _BYTES_PER_PIXEL = 3 + 2
@@ -58,16 +57,6 @@ class Teacher:
         if path not in self._maps:
             self._maps[path] = np.load(path, mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(self._maps[path][frame].astype(np.float32)) / levels
-
-
-def mixture_key(mixture: Mixture) -> str:
-    """A digest of everything that a mixture's renders depend on: tensors, priors, raster options and router."""
-    experts = [
-        [name, digest(e.params), e.prior.name, to_config(e.prior), asdict(e.options), list(e.background), e.decoder]
-        for name, e in mixture.experts.items()
-    ]
-    router = [mixture.router.to_config(), digest(dict(mixture.router.state_dict()))]
-    return hashlib.sha256(json.dumps([experts, router], sort_keys=True).encode()).hexdigest()
 
 
 def teacher_bytes(scene: Scene, cameras: Sequence[int]) -> int:

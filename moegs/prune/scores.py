@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -133,15 +134,16 @@ CRITERIA: dict[str, Score] = {
 }
 
 
-def criterion(name: str) -> Score:
-    """A score by name.
+def criterion(name: str, seed: int = 0) -> Score:
+    """A score by name; those that draw numbers (blend, random) draw them with the seed.
 
     Raises:
         ConfigError: there is no such criterion.
     """
     if name not in CRITERIA:
         raise ConfigError(f"criterion: expected one of {', '.join(CRITERIA)}, got {name!r}.")
-    return CRITERIA[name]
+    drawn: dict[str, Score] = {"blend": partial(blend_sensitivity, seed=seed), "random": partial(random, seed=seed)}
+    return (CRITERIA | drawn)[name]
 
 
 def _mean_over(views: Iterable[View], values: Callable[[View], Tensor]) -> Float[Tensor, "n"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,9 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moegs.errors import ConfigError, FormatError
-from moegs.expert import Expert, finish, load_expert, save_expert
+from moegs.expert import Expert, expert_key, finish, load_expert, save_expert
 from moegs.gaussians.container import Gaussians, concatenate
-from moegs.io import atomic_write, sha256, sync_folder, write_json
+from moegs.io import atomic_write, digest, sha256, sync_folder, write_json
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
 from moegs.render.seen import with_colors
@@ -62,6 +63,13 @@ class MixtureRender:
     alphas: Tensor
     maps: Tensor | None
     backend: str
+
+
+def mixture_key(mixture: Mixture) -> str:
+    """A digest of everything that a mixture's renders depend on: experts in order, and router."""
+    experts = [[name, expert_key(e)] for name, e in mixture.experts.items()]
+    router = [mixture.router.to_config(), digest(dict(mixture.router.state_dict()))]
+    return hashlib.sha256(json.dumps([experts, router], sort_keys=True).encode()).hexdigest()
 
 
 def render_mixture(
@@ -245,10 +253,10 @@ def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -
         FormatError: a file is missing, damaged or not the one that the manifest names.
     """
     folder, manifest = Path(folder), read_manifest(folder)
-    for name, digest in manifest["sha256"].items() if verify else ():
+    for name, expected in manifest["sha256"].items() if verify else ():
         if not (folder / name).exists():
             raise FormatError(f"{folder / name}: named in manifest.json but missing.")
-        if sha256(folder / name) != digest:
+        if sha256(folder / name) != expected:
             raise FormatError(f"{folder / name}: its sha256 is not the one in manifest.json; the file was changed.")
     experts = {name: load_expert(folder / _expert_file(name), device) for name in manifest["experts"]}
     router = load_router(folder / ROUTER, device)

@@ -16,9 +16,8 @@ from torch import Tensor
 from moegs.data import Scene
 from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
-from moegs.io import digest
 from moegs.metrics import psnr
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture, mixture_key, render_mixture
 from moegs.route.routers import router_from_config
 from moegs.train._checks import at_least_one
 from moegs.train._loop import Pace, train_loop
@@ -138,7 +137,7 @@ def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrde
     experts = {n: ParamsAdam(e.params, e.prior.param_groups(e.params, scene.extent)) for n, e in mixture.experts.items()}
     description = {
         "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
-        "router": digest(router.state_dict()), "experts": {n: digest(e.params) for n, e in mixture.experts.items()},
+        "experts": list(mixture.experts), "mixture": mixture_key(mixture),
     }  # fmt: skip
     average = Average.over(config.average, config.steps)
     run = _Run(Mixture(mixture.experts, router), experts, router_optimizer(router, RouteConfig()), description, average)

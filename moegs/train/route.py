@@ -12,14 +12,14 @@ from torch import Tensor
 
 from moegs.data import Scene
 from moegs.errors import ConfigError, DivergenceError
-from moegs.expert import Expert
+from moegs.expert import Expert, expert_key
 from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, train_loop
-from moegs.train.checkpoint import Checkpoint, all_moments, load_checkpoint, restoring, same_kind
+from moegs.train.checkpoint import NAME, Checkpoint, all_moments, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
 from moegs.train.views import ViewOrder, scene_description, training_order, view_at
@@ -78,6 +78,7 @@ class RouteConfig:
 class _Run:
     mixture: Mixture
     optimizer: torch.optim.RAdam
+    description: dict[str, Any]
     step: int = 0
 
 
@@ -115,9 +116,8 @@ def fit_router(
     pace = Pace("router", config.steps, 25, config.checkpoint_every)
     with repeatable():
         run = _begin(scene, frozen, config, order, start, folder if resume else None)
-        description = _describe(scene, run.mixture, config, order)
         train_loop(
-            run, pace, lambda shown: _step(scene, config, order, run, shown), lambda: _snapshot(run, description),
+            run, pace, lambda shown: _step(scene, config, order, run, shown), lambda: _snapshot(run),
             folder=folder, resume=resume, progress=progress,
         )  # fmt: skip
     return run.mixture
@@ -134,11 +134,12 @@ def _begin(
     )
     if start is not None:
         router.load_state_dict(start.state_dict())
-    run = _Run(Mixture(experts, router), router_optimizer(router, config))
-    path = None if folder is None else folder / "checkpoint.safetensors"
+    mixture = Mixture(experts, router)
+    run = _Run(mixture, router_optimizer(router, config), _describe(scene, mixture, config, order))
+    path = None if folder is None else folder / NAME
     if path is not None and path.exists():
         with restoring(path.parent):
-            _restore(run, load_checkpoint(path, _describe(scene, run.mixture, config, order)))
+            _restore(run, load_checkpoint(path, run.description))
     return run
 
 
@@ -154,12 +155,14 @@ def router_optimizer(router: VolumePixelRouter, config: RouteConfig) -> torch.op
 
 
 def _describe(scene: Scene, mixture: Mixture, config: RouteConfig, order: ViewOrder) -> dict[str, Any]:
-    """What must be the same to resume, the experts' tensors included."""
+    """What must be the same to resume: of a mixture whose router has not learnt yet, experts and router included."""
     return {
         "scene": scene_description(scene),
         "route": asdict(config),
         "cameras": order.cameras,
-        "experts": {name: digest(e.params) for name, e in mixture.experts.items()},
+        "experts": list(mixture.experts),
+        "models": {name: expert_key(e) for name, e in mixture.experts.items()},
+        "router": digest(mixture.router.state_dict()),
     }
 
 
@@ -184,8 +187,8 @@ def restore_router(router: VolumePixelRouter, optimizer: torch.optim.RAdam, save
     all_moments({name: optimizer.state[p] for name, p in named.items()})
 
 
-def _snapshot(run: _Run, description: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(run.step, router_state(run.mixture.router, run.optimizer), description)
+def _snapshot(run: _Run) -> Checkpoint:
+    return Checkpoint(run.step, router_state(run.mixture.router, run.optimizer), run.description)
 
 
 def _restore(run: _Run, saved: Checkpoint) -> None:

@@ -124,10 +124,19 @@ def _best(candidates: list[list[int]], distances: Float[Tensor, "m m"]) -> list[
 
 
 def scene_description(scene: Scene) -> dict[str, Any]:
-    """What tells one clip from another, so that a run is never resumed on other pictures than it began with."""
+    """What tells one clip from another, so that a run is never resumed on other pictures than it began with.
+
+    Pictures are known by the first one of each training camera: nobody looks at what is held out while something trains.
+    """
+    cameras = {f"{i}/{name}": getattr(c, name) for i, c in enumerate(scene.cameras) for name in ("viewmat", "K")}
+    pictures = {f"{i}": scene.image(i, 0) for i in scene.train}
     return {
         "name": scene.name,
         "frames": scene.n_frames,
         "sizes": [[camera.width, camera.height] for camera in scene.cameras],
+        "depths": [[camera.near, camera.far] for camera in scene.cameras],
+        "cameras": digest(cameras),
+        "extent": scene.extent,
         "points": digest({"points": scene.cloud.points, "colors": scene.cloud.colors}),
+        "first pictures": digest(pictures),
     }

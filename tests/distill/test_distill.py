@@ -13,7 +13,6 @@ from moegs.distill import (
     cache_teacher,
     distill,
     distillation_loss,
-    mixture_key,
     retrain,
     student_of,
     teacher_bytes,
@@ -22,7 +21,7 @@ from moegs.distill import (
 from moegs.distill.distill import Lesson
 from moegs.errors import ConfigError, DataError, ShapeError
 from moegs.expert import Expert
-from moegs.route import Mixture, VolumePixelRouter, render_mixture
+from moegs.route import Mixture, VolumePixelRouter, mixture_key, render_mixture
 from moegs.train import FitConfig, photometric_loss
 from tests.train.scenes import small_scene
 

@@ -142,6 +142,15 @@ def test_refusals():
         criterion("luck")
 
 
+def test_what_is_drawn_follows_the_seed():
+    mixture, views = tiny.mixture(), tiny.views()
+    scores = {(n, seed): criterion(n, seed)(mixture, views) for n in ("random", "blend", "opacity") for seed in (0, 1)}
+    for name in ("random", "blend"):
+        assert torch.equal(scores[name, 0], criterion(name)(mixture, views))
+        assert not torch.equal(scores[name, 0], scores[name, 1])
+    assert torch.equal(scores["opacity", 0], scores["opacity", 1])
+
+
 def test_opaque_gaussians_still_count():
     mixture, view = tiny.mixture(), tiny.views()[0]
     solid = {n: replace_opacity(e, 12.0) for n, e in mixture.experts.items()}

@@ -83,7 +83,8 @@ def test_routers_have_the_same_experts(made):
 
 def test_pruning_halves_what_it_is_told_to_halve(made):
     found = lines(made, "pruning")
-    assert set(found) == {("not pruned", 0.0), ("gate", 0.5), ("random", 0.5)}
+    assert set(found) == {("not pruned", 0.0), ("not pruned, trained on", 0.0), ("gate", 0.5), ("random", 0.5)}
+    assert found["not pruned", 0.0]["psnr"] != found["not pruned, trained on", 0.0]["psnr"]
     whole = found["not pruned", 0.0]
     assert found["gate", 0.5]["gaussians"] == found["random", 0.5]["gaussians"] == whole["gaussians"] // 2
     assert found["gate", 0.5]["megabytes"] < 0.6 * whole["megabytes"]

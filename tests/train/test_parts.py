@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from moegs.data import Scene
 from moegs.deform import Schedule
 from moegs.errors import ConfigError
 from moegs.train import FitConfig, RouteConfig
 from moegs.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from moegs.train.optimizer import ParamsAdam
 from moegs.train.progress import MetricsLog
-from moegs.train.views import ViewOrder, training_order
-from tests.train.scenes import small_scene
+from moegs.train.views import ViewOrder, scene_description, training_order
+from tests.train.scenes import MemoryFrames, small_scene
 
 
 def test_adam_matches_the_formula_and_skips_unnamed_tensors():
@@ -86,3 +89,25 @@ def test_an_infinite_psnr_is_null_in_the_log_and_survives_a_resume(tmp_path):
     log.close()
     MetricsLog(tmp_path / "m.jsonl", resume_at=1).close()
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 1, "psnr": null, "gaussians": 5}\n'
+
+
+def with_image(scene: Scene, camera: int) -> Scene:
+    """The scene with another first picture of a camera."""
+    images = {(c, f): scene.image(c, f) for c in range(len(scene.cameras)) for f in range(scene.n_frames)}
+    return replace(scene, frames=MemoryFrames(images | {(camera, 0): 1 - scene.image(camera, 0)}))
+
+
+def with_camera(scene: Scene, **change: Any) -> Scene:
+    return replace(scene, cameras=(*scene.cameras[:-1], replace(scene.cameras[-1], **change)))
+
+
+def test_a_clip_is_known_by_its_calibration_and_pictures():
+    scene = small_scene()
+    last = scene.cameras[-1]
+    others = [
+        with_image(scene, 2), with_camera(scene, K=last.K * torch.tensor([[2.0], [2.0], [1.0]])),
+        with_camera(scene, viewmat=last.viewmat + torch.eye(4)[3] * 0.1), with_camera(scene, far=50.0),
+        replace(scene, extent=2.0), replace(scene, cloud=scene.cloud[slice(1, None)]),
+    ]  # fmt: skip
+    described = [json.dumps(scene_description(s)) for s in (scene, replace(scene), *others)]
+    assert described[0] == described[1] and len(set(described)) == len(others) + 1

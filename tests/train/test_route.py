@@ -102,13 +102,33 @@ def test_a_resumed_router_ends_in_the_same_bits(tmp_path, monkeypatch, experts, 
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
-def test_resuming_over_other_experts_is_refused(tmp_path, experts):
+def moved(expert: Expert) -> Expert:
+    return replace(expert, params={k: v + 1e-3 if v.is_floating_point() else v for k, v in expert.params.items()})
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda experts: {n: moved(e) for n, e in experts.items()}, r"models\."),
+        (lambda experts: {n: replace(e, background=(0.5, 0.5, 0.5)) for n, e in experts.items()}, r"models\."),
+        (lambda experts: dict(reversed(experts.items())), "with experts = "),
+    ],
+    ids=["tensors", "background", "order"],
+)
+def test_resuming_over_other_experts_is_refused(tmp_path, experts, other, message):
     scene = small_scene()
     fit_router(scene, experts, QUICK, out=tmp_path, progress=False)
-    other = {n: replace(e, params={k: v + 1e-3 if v.is_floating_point() else v for k, v in e.params.items()})
-             for n, e in experts.items()}  # fmt: skip
-    with pytest.raises(ConfigError, match="experts"):
-        fit_router(scene, other, QUICK, out=tmp_path, resume=True, progress=False)
+    with pytest.raises(ConfigError, match=message):
+        fit_router(scene, other(experts), QUICK, out=tmp_path, resume=True, progress=False)
+
+
+def test_resuming_from_another_start_is_refused(tmp_path, experts):
+    scene = small_scene()
+    start = fit_router(scene, experts, replace(QUICK, steps=1), progress=False).router
+    fit_router(scene, experts, QUICK, out=tmp_path, start=start, progress=False)
+    fit_router(scene, experts, QUICK, out=tmp_path, start=start, resume=True, progress=False)
+    with pytest.raises(ConfigError, match="with router = "):
+        fit_router(scene, experts, QUICK, out=tmp_path, resume=True, progress=False)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_router(tmp_path, monkeypatch, experts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,11 +13,15 @@ from moegs import __version__, train
 from moegs.data import Scene
 from moegs.deform import Prior, to_config
 from moegs.expert import Expert, load_expert, save_expert
-from moegs.io import digest
+from moegs.io import digest, write_json
+from moegs.report.paper.origin import code_digest
 from moegs.report.paper.plan import Plan, content_key, prior_and_seed
 from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
 from moegs.train import FitConfig, RefineConfig, RouteConfig, stacking_split
+from moegs.train.views import scene_description
 from moegs.train.volume import fit_volume_router
+
+CODES = "codes.json"
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,9 @@ class Bench:
 
     @cached_property
     def clip(self) -> str:
-        """Stands for the clip's cameras, points, number of frames, first picture and who is held out."""
-        tensors = {f"{i}": c.viewmat for i, c in enumerate(self.scene.cameras)} | {"points": self.scene.cloud.points}
-        tensors["picture"] = self.scene.image(0, 0)
-        sizes = [(c.width, c.height) for c in self.scene.cameras]
-        return content_key([self.scene.name, self.scene.n_frames, self.scene.test, sizes, digest(tensors)])
+        """Stands for the clip's cameras, points, number of frames, first pictures and who is held out."""
+        held_out = {f"{i}": self.scene.image(i, 0) for i in self.scene.test}
+        return content_key([scene_description(self.scene), self.scene.bounds, digest(held_out)])
 
     def fit_of(self, name: str, share: float = 1.0) -> tuple[Prior, FitConfig]:
         """Prior and training of an expert, with a share of the budget's steps."""
@@ -88,6 +91,7 @@ class Bench:
             cameras, shown = self.cameras(views), self.progress
             fitted = train.fit_expert(self.scene, prior, fit, out=folder, resume=True, cameras=cameras, progress=shown)
             keep_expert(fitted, folder)
+            self.keep_codes(folder.name)
         return load_expert(folder / "expert.safetensors")
 
     def mixture_key(self, names: Sequence[str], kind: str = "volume-pixel", **stage: Any) -> str:
@@ -121,6 +125,7 @@ class Bench:
             )  # fmt: skip
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            self.keep_codes(folder.name, *(self.expert_key(n, share, views) for n in names))
         return load_mixture(folder)
 
     def refined_key(self, names: Sequence[str], **stage: Any) -> str:
@@ -138,6 +143,7 @@ class Bench:
             )  # fmt: skip
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            self.keep_codes(folder.name, self.mixture_key(names, **stage))
         return load_mixture(folder)
 
     def merged(self, names: Sequence[str]) -> Expert:
@@ -149,7 +155,19 @@ class Bench:
                 self.scene, experts, config, out=folder, resume=True, progress=self.progress
             )  # fmt: skip
             keep_expert(fitted, folder)
+            self.keep_codes(folder.name, *map(self.expert_key, names))
         return load_expert(folder / "expert.safetensors")
+
+    def keep_codes(self, model: str, *of: str) -> None:
+        """Note by what code a model was trained, and those that it was made of."""
+        write_json(self.models / model / CODES, sorted({code_digest(), *(c for m in of for c in self.codes(m))}))
+
+    def codes(self, model: str) -> list[str]:
+        """By what code a model and those that it was made of were trained, as far as that was noted."""
+        try:
+            return list(json.loads((self.models / model / CODES).read_text()))
+        except (OSError, ValueError, TypeError):
+            return ["unknown"]
 
     @property
     def models(self) -> Path:

@@ -31,7 +31,7 @@ class Table:
         axis: heading of the rows' place, with the format of its values.
         columns: figures that are shown, see :data:`moegs.report.paper.gather.COLUMNS`.
         cells: settings of each cell.
-        models: what a cell depends on, by content; other models make another cell.
+        models: folders of what a cell depends on, which their content names; other models make another cell.
         measure: rows of a cell.
         extra: not measured unless it is asked for.
         lacks: what a clip does not have that it takes, and what to do; nothing where it can be measured.
@@ -42,7 +42,7 @@ class Table:
     axis: tuple[str, str]
     columns: tuple[str, ...]
     cells: Callable[[Plan], list[dict[str, Any]]]
-    models: Callable[[Bench, What], Any]
+    models: Callable[[Bench, What], str | list[str]]
     measure: Callable[[Bench, What], list[Row]]
     extra: bool = False
     lacks: Callable[[Bench], str] = lambda bench: ""
@@ -101,9 +101,16 @@ def rows_of(bench: Bench, table: str, what: What) -> list[Row]:
     write_json(cell_file(bench, table, what), {
         "table": table, "clip": bench.scene.name, "seed": bench.seed, "what": dict(what),
         "key": cell_key(bench, table, what), "command": f"{bench.command} --only {table}",
-        "seconds": time.perf_counter() - started, **origin(bench.scene), "rows": [finite(row) for row in rows],
+        "seconds": time.perf_counter() - started, **origin(bench.scene), "trained": _codes(bench, table, what),
+        "rows": [finite(row) for row in rows],
     })  # fmt: skip
     return rows
+
+
+def _codes(bench: Bench, table: str, what: What) -> list[str]:
+    """By what code the models of a cell were trained."""
+    models = TABLES[table].models(bench, what)
+    return sorted({code for model in ([models] if isinstance(models, str) else models) for code in bench.codes(model)})
 
 
 def _mix(n: int) -> dict[str, Any]:
@@ -151,11 +158,12 @@ def _mixture_model(bench: Bench, what: What) -> str:
 
 def _pruning_cells(plan: Plan) -> list[dict[str, Any]]:
     how = {"rounds": plan.rounds, "scored": plan.scored, "refit": plan.refit}
-    return [{}, *({"criterion": c, "ratio": r} | how for c in plan.criteria for r in plan.ratios)]
+    whole = [{}, {"refit": plan.refit}] if plan.refit else [{}]
+    return [*whole, *({"criterion": c, "ratio": r} | how for c in plan.criteria for r in plan.ratios)]
 
 
 def _pruning(bench: Bench, what: What) -> list[Row]:
-    return measure.pruning_rows(bench, **what) if what else measure.whole_rows(bench)
+    return measure.pruning_rows(bench, **what) if "criterion" in what else measure.whole_rows(bench, **what)
 
 
 def _budget(bench: Bench, what: What) -> list[Row]:
@@ -220,8 +228,8 @@ TABLES = {
     ),
     "pruning": Table(
         "Single pass and pruning",
-        "FPS of one pass over all experts, and of one rasteriser call an expert; times faster: than the whole mixture, whose "
-        "dearest expert it is.",
+        "Experts and router learn on after pruning; \"not pruned, trained on\" does so for as long. FPS of one pass over all "
+        "experts, and of one rasteriser call an expert; times faster: than the whole mixture, whose dearest expert it is.",
         ("dropped", "{:.0%}"), ("psnr", "ssim", "fps", "separate_fps", "speedup", "times_dearest", "megabytes", "gaussians"),
         _pruning_cells, _mixture_model, _pruning,
     ),
@@ -234,7 +242,7 @@ TABLES = {
         "Distilled and retrained", "The same expert trained on for as long. Gain is over photographs alone.",
         ("student", "{}"), ("psnr", "ssim", "gain"),
         lambda p: [{"student": n, "share": p.distilled} for n in p.names],
-        lambda bench, what: measure.student_key(bench, **what),
+        lambda bench, what: [f"{measure.student_key(bench, **what)}/{how}" for how in ("retrained", "distilled")],
         lambda bench, what: measure.student_rows(bench, **what),
     ),
     "sparse": Table(

@@ -113,6 +113,12 @@ def _over_clips(clips: list[list[Line]]) -> list[Line]:
     return [line for line in _lines(rows) if line.n == len(clips)]
 
 
+_AGAIN = (
+    "Delete the files in cells/ that should be measured again. Models that older code trained (\"trained\") are measured "
+    "as they are until their folders in models/ are deleted too."
+)
+
+
 def markdown(found: Lines, benches: Sequence[Bench]) -> str:
     """All tables as Markdown, and the commands that measure them again."""
     seeds = sorted({b.seed for b in benches})
@@ -129,7 +135,7 @@ def markdown(found: Lines, benches: Sequence[Bench]) -> str:
             parts += [f"**{clip}**", _table(TABLES[table], lines)]
     cells = [cell for table in found for b in benches for cell in _finished(b, table)]
     if mixed := mixed_origins(cells):
-        parts += ["## Not measured alike", "Delete the files in cells/ that should be measured again.", *mixed]
+        parts += ["## Not measured alike", _AGAIN, *mixed]
     commands = dict.fromkeys(cell["command"] for cell in cells)
     return "\n\n".join([*parts, "## Commands", "\n".join(f"    {c}" for c in commands)]) + "\n"
 

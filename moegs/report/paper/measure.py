@@ -75,20 +75,27 @@ def router_rows(bench: Bench, router: str) -> list[Row]:
     return [_row(router, None, _scores(bench, renderer), ms=speed, fps=1e3 / speed, megabytes=size)]
 
 
-def whole_rows(bench: Bench) -> list[Row]:
-    """The mixture before pruning, in one pass and expert by expert."""
-    return [_single_pass_row(bench, "not pruned", 0.0, bench.refined(bench.plan.names))]
+def whole_rows(bench: Bench, refit: float = 0.0) -> list[Row]:
+    """The mixture before pruning, in one pass and expert by expert; with ``refit`` after it learnt on as pruned ones do."""
+    whole = bench.refined(bench.plan.names)
+    if not refit:
+        return [_single_pass_row(bench, "not pruned", 0.0, whole)]
+    longer = _pruned(bench, "opacity", ratio=0.0, rounds=2, scored=1, refit=refit)
+    return [_single_pass_row(bench, "not pruned, trained on", 0.0, longer, whole)]
 
 
 def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> list[Row]:
     """The mixture with a fraction of its Gaussians, experts and router refitted together."""
-    whole = bench.refined(bench.plan.names)
+    pruned = _pruned(bench, criterion, ratio=ratio, rounds=rounds, scored=scored, refit=refit)
+    return [_single_pass_row(bench, criterion, ratio, pruned, bench.refined(bench.plan.names))]
+
+
+def _pruned(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> Mixture:
+    whole, views = bench.refined(bench.plan.names), sample_views(bench.scene, scored, seed=bench.seed)
     how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
-    views = sample_views(bench.scene, scored, seed=bench.seed)
     steps = bench.plan.capped(round(refit * bench.refining.steps))
     rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": steps}
-    pruned, _ = prune_and_refit(bench.scene, whole, score_named(criterion), views, **rounded, **how)
-    return [_single_pass_row(bench, criterion, ratio, pruned, whole)]
+    return prune_and_refit(bench.scene, whole, score_named(criterion, bench.seed), views, **rounded, **how)[0]
 
 
 def _single_pass_row(bench: Bench, series: str, x: float, mixture: Mixture, whole: Mixture | None = None) -> Row:
@@ -138,6 +145,7 @@ def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
         if not file.exists():
             how: dict[str, Any] = {"out": file.parent, "resume": True, "progress": bench.progress, "expert": alone}
             keep_expert(train_it(mixture, bench.scene, student, config, **how, **more), file.parent)
+            bench.keep_codes(f"{base.name}/{folder}", bench.expert_key(student), key)
         return _scores(bench, expert_renderer(load_expert(file)))
 
     retrained, taught = kept("retrained", retrain), kept("distilled", distill, cache=bench.models / f"frames-{key}")

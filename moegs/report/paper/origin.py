@@ -15,7 +15,7 @@ from moegs.data import Scene
 from moegs.render.backends import choose
 from moegs.report.results import versions
 
-_SHOWN = ("code", "versions", "threads", "backend")
+_SHOWN = ("code", "trained", "versions", "threads", "backend")
 
 
 def origin(scene: Scene) -> dict[str, Any]:
@@ -42,8 +42,14 @@ def mixed_origins(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         counts: dict[str, int] = {}
         for cell in cells:
             value = cell.get(key)
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            text = _text(value)
             counts[text] = counts.get(text, 0) + 1
         if len(counts) > 1:
             lines.append(f"{key}: " + "; ".join(f"{text} ({n} cells)" for text, n in counts.items()))
     return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {v}" for key, v in value.items())
+    return " and ".join(value) if isinstance(value, list) else str(value)
