@@ -34,14 +34,17 @@ def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = 
     picture rests on its Gaussians: see :func:`blend_sensitivity`.
 
     Raises:
-        ConfigError: the router has no weights on Gaussians.
+        ConfigError: the router has no weights on Gaussians, or one expert alone, whose gate is 1 everywhere.
         DataError: there are no views.
     """
+    if len(mixture.experts) == 1:
+        raise ConfigError("gate_sensitivity: the gate of one expert alone never moves; use another criterion.")
     if mixture.router.config.kind == "pixel":
         raise ConfigError("gate_sensitivity: a pixel router has no weights on Gaussians; use another criterion.")
     return _mean_over(views, lambda view: _gate_gradient(mixture, view, backend).norm(dim=-1))
 
 
+@torch.enable_grad()
 def _gate_gradient(mixture: Mixture, view: View, backend: str) -> Float[Tensor, "n f"]:
     router = mixture.router
     weights = cast(Tensor, router.features(view.time)).detach().requires_grad_()
@@ -74,6 +77,7 @@ def blend_sensitivity(
     return _mean_over(views, lambda view: _blend_changes(mixture, view, probes, generator, backend))
 
 
+@torch.enable_grad()
 def _blend_changes(
     mixture: Mixture, view: View, probes: int, generator: torch.Generator, backend: str
 ) -> Float[Tensor, "n"]:

@@ -159,8 +159,14 @@ def _smallest(scores: Float[Tensor, "n"], n: int) -> Bool[Tensor, "n"]:
 
 
 def kept_rows(mixture: Mixture, masks: dict[str, Bool[Tensor, "m"]]) -> Mixture:
-    """A mixture of the experts named, with the Gaussians where their mask is True."""
-    experts = {n: replace(mixture.experts[n], params=take(mixture.experts[n].params, m)) for n, m in masks.items()}
+    """A mixture of the experts named, in the order that they have there, with the Gaussians where their mask is True.
+
+    Raises:
+        ConfigError: the mixture has no expert of a name.
+    """
+    if unknown := sorted(set(masks) - set(mixture.experts)):
+        raise ConfigError(f"prune: expected some of {', '.join(mixture.experts)}, got a mask for {unknown[0]!r}.")
+    experts = {n: replace(e, params=take(e.params, masks[n])) for n, e in mixture.experts.items() if n in masks}
     whole = torch.cat([masks.get(n, torch.zeros(len(e), dtype=torch.bool)).cpu() for n, e in mixture.experts.items()])
     chosen = [k for k, n in enumerate(mixture.experts) if n in masks]
     return Mixture(experts, _router_rows(mixture.router, whole, chosen, [len(e) for e in experts.values()]))
@@ -177,4 +183,4 @@ def _router_rows(
             value = value[keep.to(value.device)]
         state[name] = (value[chosen] if own_network else value).clone()
     fresh.load_state_dict(state)
-    return fresh.to(router.base.device)
+    return fresh.to(router.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
@@ -31,7 +32,7 @@ class RasterOptions:
             focal lengths, as on Neural 3D Video: it takes a field of view of -1 rad for all. Places are right either way.
 
     Raises:
-        ConfigError: there is no such footprint.
+        ConfigError: there is no such footprint, or a number has no meaning.
     """
 
     eps2d: float = 0.3
@@ -43,6 +44,11 @@ class RasterOptions:
     def __post_init__(self) -> None:
         if self.footprint not in FOOTPRINTS:
             raise ConfigError(f"footprint: expected {' or '.join(FOOTPRINTS)}, got {self.footprint!r}.")
+        if not 0 <= self.eps2d < math.inf:
+            raise ConfigError(f"raster options: expected eps2d of 0 or more, got {self.eps2d}.")
+        near, far = 0.0 if self.near is None else self.near, math.inf if self.far is None else self.far
+        if not 0 <= near < far:
+            raise ConfigError(f"raster options: expected 0 <= near < far, got {self.near} and {self.far}.")
 
 
 @dataclass(frozen=True)

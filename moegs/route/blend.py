@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.errors import ShapeError
+from moegs.errors import ConfigError, ShapeError
 
 
 def softmax_gates(logits: Float[Tensor, "k h w"], temperature: float = 1.0) -> Float[Tensor, "k h w"]:
-    """``softmax_k(logits / temperature)`` at every pixel (MoE-GS eq. 8)."""
+    """``softmax_k(logits / temperature)`` at every pixel (MoE-GS eq. 8).
+
+    Raises:
+        ConfigError: the temperature is not above 0.
+    """
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature: expected a number above 0, got {temperature}.")
     return torch.softmax(logits / temperature, dim=0)
 
 

@@ -58,6 +58,7 @@ def contributions(mixture: Mixture, views: Iterable[View], *, backend: str = "au
     return Contributions(total, gated, seen)
 
 
+@torch.enable_grad()
 def _pulled_back(mixture: Mixture, view: View, n: int, backend: str) -> Float[Tensor, "n 2"]:
     """Gates and ones at every pixel, sent back to the Gaussians of their expert."""
     router, experts = mixture.router, list(mixture.experts.values())
@@ -80,19 +81,24 @@ def responsibilities(mixture: Mixture, views: Iterable[View], *, backend: str = 
     """How far the mixture trusts each Gaussian: the mean gate of its expert over the pixels it colours.
 
     ``rho_i = sum_{v,u} T_i alpha_i(u) G_k(u) / sum_{v,u} T_i alpha_i(u)``, with k the expert of Gaussian i.
-    Gaussians that no view shows get their expert's mean.
+    Gaussians that no view shows get their expert's mean, and those of an expert that no view shows at all 1/K.
 
     Returns:
         Values in [0, 1] for the Gaussians of all experts in order.
+
+    Raises:
+        DataError: there are no views, or they show nothing.
     """
     return _ratio(contributions(mixture, views, backend=backend), mixture.router.counts)
 
 
 def _ratio(sums: Contributions, counts: tuple[int, ...]) -> Float[Tensor, "n"]:
+    if not bool((sums.total > 1e-6).any()):
+        raise DataError("responsibilities: no view shows any Gaussian; give cameras of the clip that was trained on.")
     pieces = []
     for gated, total in zip(sums.gated.split(counts), sums.total.split(counts), strict=True):
-        mean = gated.sum() / total.sum().clamp_min(1e-12)
         shown = total > 1e-6
+        mean = gated.sum() / total.sum() if bool(shown.any()) else total.new_tensor(1 / len(counts))
         pieces.append(torch.where(shown, gated / torch.where(shown, total, 1.0), mean))
     return torch.cat(pieces).clamp(0.0, 1.0).float()
 
@@ -114,6 +120,7 @@ def fuse(
 
     Raises:
         ConfigError: an expert has a colour decoder, or there are more than ten.
+        DataError: there are no views, or they show nothing.
     """
     experts = list(mixture.experts.values())
     check_plain(mixture.experts)

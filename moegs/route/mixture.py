@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +142,7 @@ def save_mixture(mixture: Mixture, folder: str | Path, meta: dict[str, Any] | No
     Raises:
         ConfigError: an expert's name cannot be that of a file.
     """
-    if unfit := [name for name in mixture.experts if not _FILE.fullmatch(_expert_file(name))]:
+    if unfit := [n for n in mixture.experts if not isinstance(n, str) or not _FILE.fullmatch(_expert_file(n))]:
         raise ConfigError(f"mixture: expert {unfit[0]!r}: expected a name without slashes that does not begin with a dot.")
     folder = Path(folder)
     for killed in folder.glob(f"{STAGED}.*.part"):
@@ -265,6 +265,11 @@ def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -
     return Mixture(experts, router)
 
 
+def _tensors(file: Any) -> Iterator[tuple[str, Tensor]]:
+    """Copies of a file's tensors, which are unaligned where they are mapped."""
+    return ((name, file.get_tensor(name).clone()) for name in file.keys())  # noqa: SIM118
+
+
 def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
     """Read a router file.
 
@@ -275,7 +280,7 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
         with safe_open(path, framework="pt", device=device) as file:
             with torch.device("meta"):  # the file says how large, and may lie
                 router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
-            state = {k: file.get_tensor(k).clone().to(torch.float32) for k in file.keys()}  # noqa: SIM118
+            state = {k: v if v.dtype == torch.float64 else v.float() for k, v in _tensors(file)}
             empty = {k: torch.zeros(v.shape) for k, v in router.state_dict().items() if not v.numel()}
             router.load_state_dict(empty | state, assign=True)  # older files lack tensors that their settings leave empty
     except Exception as error:  # strange configurations and tensors fail in every way there is

@@ -63,6 +63,11 @@ class RouterConfig:
             )
         if self.kind != "volume" and not self.inputs and not (self.kind == "volume-pixel" and self.channels):
             raise ConfigError("router inputs: expected at least one, for a pixel network that sees no other channels.")
+        if self.kind == "pixel" and self.shared and not {"color", "alpha"} & set(self.inputs):
+            raise ConfigError(
+                f"router inputs: one network for all experts tells none apart by {', '.join(self.inputs)}; add 'color' or "
+                "'alpha', or give each its own (shared=False)."
+            )
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"router temperature: expected a number above 0, got {self.temperature}.")
 
@@ -175,20 +180,33 @@ class VolumePixelRouter(nn.Module):
         t: float,
         *,
         options: RasterOptions | Sequence[RasterOptions] = RasterOptions(),
+        background: Float[Tensor, "3"] | Float[Tensor, "k 3"] | None = None,
         backend: str = "auto",
     ) -> Float[Tensor, "k h w"]:
         """Gates of the experts' Gaussians at clip-normalised time t, seen from a camera.
 
+        Args:
+            gaussians: those of each expert, in order.
+            camera: where they are seen from.
+            t: clip-normalised time.
+            options: of the rasteriser, one for all experts or one each.
+            background: colour behind all experts or behind each, black by default; matters to a router that sees colours.
+            backend: rasteriser.
+
         Raises:
             ShapeError: the numbers of Gaussians are not those that the router was made for.
+            ConfigError: the router sees colours, and an expert's are made by a decoder of splatted features, which only
+                :func:`moegs.route.render_mixture` knows.
         """
+        if "color" in self.config.inputs and any(g.features is not None for g in gaussians):
+            raise ConfigError("router: sees colours, which a decoder makes for these Gaussians; use render_mixture.")
         if tuple(len(g) for g in gaussians) != self.counts:
             raise ShapeError(f"router: expected {list(self.counts)} Gaussians, got {[len(g) for g in gaussians]}.")
         merged = concatenate([replace(g, features=None) for g in gaussians])
         per_expert = (options,) * len(gaussians) if isinstance(options, RasterOptions) else tuple(options)
         render = rasterize(
             merged, camera, features=self.features(t), groups=group_tags(self.counts).to(merged.means.device),
-            options=per_expert, backend=backend,
+            options=per_expert, background=background, backend=backend,
         )  # fmt: skip
         return self.gates(render.features, render.color, render.alpha, camera, t)
 

@@ -2,13 +2,15 @@
 
 A small picture of the router's channels comes first; it says which experts matter where. The full-size pass then draws
 every expert only in the tiles of 16×16 pixels where its gate can reach ``min_gate``. Leaving expert k out changes a pixel
-by at most ``G_k |I_k - I|`` with gate G_k, so dropping gates below ``min_gate`` in a mixture of K changes it by at most
-``(K - 1) min_gate`` times the largest difference between two experts, as far as the small picture saw the gates right.
+by ``G_k |I_k - I'|`` with gate G_k and I' the blend of the others, so dropping gates below ``min_gate`` in a mixture of K
+changes it by at most ``(K - 1) min_gate`` times the largest difference between two experts, as far as the small picture
+saw the gates right. Where a router sees other experts' colours or pixels around its own, those of experts that were not
+drawn come from the small picture, and so do the errors of their gates.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,10 +19,12 @@ from torch import Tensor
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.container import Gaussians
+from moegs.render.api import Render
 from moegs.render.camera import Camera
 from moegs.render.types import TILE
 from moegs.route.blend import blend
 from moegs.route.mixture import Mixture, MixtureRender, render_experts
+from moegs.route.routers import RouterConfig
 
 SHRINK = 4  # side of a full-size pixel block that one pixel of the small picture stands for
 
@@ -48,11 +52,13 @@ def render_sparse(
     if not 0 <= min_gate < 1 / len(mixture.experts):
         raise ConfigError(f"min_gate: expected 0 to below 1/{len(mixture.experts)}, got {min_gate}.")
     now = [e.at(t) for e in mixture.experts.values()]
-    tiles = active_tiles(mixture, now, camera, t, min_gate, backend)
+    small = _small(mixture, now, camera, t, backend)
+    tiles = _active(mixture, small, camera, t, min_gate)
     experts = list(mixture.experts.values())
     render = render_experts(experts, camera, t, mixture.router.features(t), now=now, tiles=tiles, backend=backend)
-    logits = mixture.router.logits(render.features, render.color, render.alpha, camera, t)
     hidden = ~_pixels(tiles, camera)
+    seen = _filled(render, small, hidden) if _sees_others(mixture.router.config) else render
+    logits = mixture.router.logits(seen.features, seen.color, seen.alpha, camera, t)
     gates = torch.softmax(logits.masked_fill(hidden, -torch.inf) / mixture.router.config.temperature, dim=0)
     return SparseRender(
         blend(render.color, gates), gates, render.color, render.depth, render.alpha, render.features, render.backend,
@@ -64,11 +70,38 @@ def active_tiles(
     mixture: Mixture, now: list[Gaussians], camera: Camera, t: float, min_gate: float, backend: str = "auto"
 ) -> Bool[Tensor, "k rows columns"]:
     """Tiles where an expert's gate reaches ``min_gate`` in the small picture, or where it is the strongest."""
-    small = camera.resized(-(-camera.width // SHRINK), -(-camera.height // SHRINK))
+    return _active(mixture, _small(mixture, now, camera, t, backend), camera, t, min_gate)
+
+
+def _shrunk(camera: Camera) -> Camera:
+    return camera.resized(-(-camera.width // SHRINK), -(-camera.height // SHRINK))
+
+
+def _small(mixture: Mixture, now: list[Gaussians], camera: Camera, t: float, backend: str) -> Render:
     experts: list[Expert] = list(mixture.experts.values())
-    render = render_experts(experts, small, t, mixture.router.features(t), now=now, backend=backend)
-    gates = mixture.router.gates(render.features, render.color, render.alpha, small, t)
-    return _reach(gates, camera) >= min(min_gate, 1 / len(experts))
+    return render_experts(experts, _shrunk(camera), t, mixture.router.features(t), now=now, backend=backend)
+
+
+def _active(mixture: Mixture, small: Render, camera: Camera, t: float, min_gate: float) -> Bool[Tensor, "k rows columns"]:
+    gates = mixture.router.gates(small.features, small.color, small.alpha, _shrunk(camera), t)
+    return _reach(gates, camera) >= min(min_gate, 1 / len(mixture.experts))
+
+
+def _sees_others(config: RouterConfig) -> bool:
+    """Whether a gate depends on more than its own expert's pixel."""
+    return "color" in config.inputs or config.context > 1
+
+
+def _filled(render: Render, small: Render, hidden: Bool[Tensor, "k h w"]) -> Render:
+    """What was not drawn, from the small picture."""
+
+    def fill(large: Tensor, little: Tensor) -> Tensor:
+        grown = torch.nn.functional.interpolate(little.movedim(-1, 1), size=large.shape[1:3], mode="bilinear")
+        return torch.where(hidden[..., None], grown.movedim(1, -1), large)
+
+    features = None if render.features is None or small.features is None else fill(render.features, small.features)
+    alpha = fill(render.alpha[..., None], small.alpha[..., None])[..., 0]
+    return replace(render, color=fill(render.color, small.color), alpha=alpha, features=features)
 
 
 def _reach(gates: Float[Tensor, "k h w"], camera: Camera) -> Float[Tensor, "k rows columns"]:

@@ -16,6 +16,7 @@ from moegs.prune import (
     criterion,
     gate_sensitivity,
     gated_contribution,
+    kept_rows,
     opacity,
     random,
 )
@@ -138,8 +139,20 @@ def test_refusals():
         contribution(mixture, [])
     with pytest.raises(ConfigError, match="pixel router"):
         gate_sensitivity(tiny.mixture(config=RouterConfig(kind="pixel", inputs=("rays", "color"))), tiny.views())
+    alone = kept_rows(mixture, {"a": torch.ones(len(mixture.experts["a"]), dtype=torch.bool)})
+    with pytest.raises(ConfigError, match="one expert alone"):
+        gate_sensitivity(alone, tiny.views())
     with pytest.raises(ConfigError, match="expected one of blend"):
         criterion("luck")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["blend", "gate", "contribution", "gated-contribution"])
+def test_gradients_are_taken_whoever_asks(name):
+    mixture, views = tiny.mixture(), tiny.views()
+    with torch.enable_grad():
+        expected = criterion(name)(mixture, views)
+    assert torch.equal(criterion(name)(mixture, views), expected)
 
 
 def test_what_is_drawn_follows_the_seed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import take
 from moegs.prune import gated_contribution, kept_rows, prune, prune_in_rounds
-from moegs.route import RouterConfig, load_mixture, render_experts, render_mixture, save_mixture
+from moegs.route import Mixture, RouterConfig, load_mixture, render_experts, render_mixture, save_mixture
 from tests.route import tiny
 
 
@@ -120,3 +122,23 @@ def test_refusals(mixture):
 def test_kept_rows_may_drop_an_expert(mixture):
     left = kept_rows(mixture, {"b": torch.arange(9) < 4})
     assert left.router.counts == (4,) and torch.equal(left.router.base, mixture.router.base[7:11])
+
+
+def test_masks_in_any_order_keep_each_expert_its_rows():
+    mixture = tiny.mixture()
+    masks = {n: torch.arange(len(e)) % 2 == 0 for n, e in mixture.experts.items()}
+    one, other = kept_rows(mixture, masks), kept_rows(mixture, dict(reversed(masks.items())))
+    assert list(one.experts) == list(other.experts) == list(mixture.experts)
+    assert torch.equal(one.router.base, other.router.base)
+    with pytest.raises(ConfigError, match="a mask for 'nobody'"):
+        kept_rows(mixture, masks | {"nobody": masks["a"]})
+
+
+def test_a_mixture_in_double_precision_stays_in_it(tmp_path):
+    single = tiny.mixture()
+    double = Mixture({n: e.to(torch.float64) for n, e in single.experts.items()}, single.router.double())
+    save_mixture(double, tmp_path)
+    view = tiny.views()[0]
+    for mixture in (load_mixture(tmp_path), prune(double, torch.arange(float(sum(double.router.counts))), ratio=0.2)[0]):
+        seen = replace(view.camera, viewmat=view.camera.viewmat.double(), K=view.camera.K.double())
+        assert render_mixture(mixture, seen, view.time).color.dtype == torch.float64

@@ -123,3 +123,11 @@ def test_anchors_travel_with_their_gaussians():
 def test_unknown_footprints_are_refused():
     with pytest.raises(ConfigError, match="footprint: expected camera or 4dgs"):
         RasterOptions(footprint="round")
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"eps2d": -1.0}, {"eps2d": float("nan")}, {"near": 5.0, "far": 1.0}, {"near": -1.0}, {"far": float("nan")}]
+)
+def test_raster_options_without_meaning_are_refused(numbers):
+    with pytest.raises(ConfigError, match="raster options: expected"):
+        RasterOptions(**numbers)

@@ -56,6 +56,28 @@ def test_what_no_view_shows_gets_the_mean_of_its_expert():
         responsibilities(hidden, [])
 
 
+def test_an_expert_that_no_view_shows_is_not_erased():
+    mixture, views = tiny.mixture(), tiny.views()
+    params = dict(mixture.experts["a"].params)
+    params["gaussian.means"] = params["gaussian.means"] - torch.tensor([0.0, 0.0, 1e4])
+    got = responsibilities(
+        Mixture(mixture.experts | {"a": replace(mixture.experts["a"], params=params)}, mixture.router), views
+    )
+    assert torch.equal(got[:7], torch.full((7,), 1 / 2))
+    back = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    away = [replace(v, camera=replace(v.camera, viewmat=back.to(v.camera.viewmat) @ v.camera.viewmat)) for v in views]
+    with pytest.raises(DataError, match="no view shows any Gaussian"):
+        fuse(mixture, away)
+
+
+@torch.no_grad()
+def test_gradients_are_taken_whoever_asks():
+    mixture, views = tiny.mixture(), tiny.views()
+    with torch.enable_grad():
+        expected = responsibilities(mixture, views)
+    assert torch.equal(responsibilities(mixture, views), expected)
+
+
 @pytest.mark.parametrize("scaling", ["opacity", "density"])
 def test_fused_is_the_union_by_hand(scaling, tmp_path):
     mixture, views = tiny.mixture(torch.float32), tiny.views()

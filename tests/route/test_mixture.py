@@ -170,7 +170,7 @@ def test_other_files_of_the_folder_stay(tmp_path):
     assert (tmp_path / "notes.txt").exists() and (tmp_path / "experts" / "mine.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a\\b"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a\\b", 5])
 def test_names_that_leave_the_folder_are_refused(name, tmp_path):
     whole = make_mixture()
     renamed = Mixture(dict(zip([name, "b", "c"], whole.experts.values(), strict=True)), whole.router)

@@ -8,15 +8,18 @@ import torch
 from moegs.errors import ConfigError, ShapeError
 from moegs.render import rays, splat
 from moegs.route import (
+    Mixture,
     PixelRouter,
     RouterConfig,
     VolumePixelRouter,
     blend,
     oracle_gates,
+    render_mixture,
     softmax_gates,
     uniform_gates,
 )
 from tests.render.scenes import camera, random_gaussians
+from tests.route.test_mixture import make_mixture
 
 
 def filled(router: VolumePixelRouter) -> VolumePixelRouter:
@@ -68,7 +71,7 @@ def test_large_pictures_go_through_the_network_in_pieces(dtype: torch.dtype):
         RouterConfig(channels=0, inputs=("rays",), hidden=()),
         RouterConfig(channels=0, inputs=("time",)),  # a network of its bias alone
         RouterConfig(kind="pixel", inputs=("rays", "time", "color")),
-        RouterConfig(kind="pixel", inputs=("rays", "time")),  # nothing that differs between experts
+        RouterConfig(kind="pixel", inputs=("rays", "time"), shared=False),  # nothing that differs but the networks
     ],
 )
 def test_single_and_double_precision_take_different_ways_to_the_same_gates(config: RouterConfig, k: int):
@@ -104,7 +107,10 @@ def test_function_transforms_reach_through_the_network():
 
 
 def test_a_network_that_sees_only_the_time_says_the_same_everywhere():
-    router = PixelRouter([1, 1], inputs=("time",))
+    router = PixelRouter([1, 1], inputs=("time",), shared=False)
+    with torch.no_grad():
+        for weights in router.layers:
+            weights[1] = weights[0]
     gates = router.gates(None, torch.rand(2, 5, 7, 3), torch.ones(2, 5, 7), camera(7, 5), 0.3)
     assert gates.shape == (2, 5, 7) and bool((gates == 0.5).all())
 
@@ -176,3 +182,33 @@ def test_bad_requests_say_what_was_expected():
     for bad in ({"kind": "magic"}, {"inputs": ("smell",)}, {"context": 2}, {"temperature": 0.0}):
         with pytest.raises(ConfigError):
             RouterConfig(**bad)
+
+
+@pytest.mark.parametrize("inputs", [("rays",), ("rays", "time")])
+def test_one_network_that_cannot_tell_experts_apart_is_refused(inputs):
+    with pytest.raises(ConfigError, match="add 'color' or"):
+        RouterConfig(kind="pixel", inputs=inputs)
+    RouterConfig(kind="pixel", inputs=(*inputs, "alpha"))
+
+
+def test_gates_of_gaussians_are_those_of_the_mixture():
+    """Options and backgrounds included; where a decoder makes the colours, only the mixture knows them."""
+    whole, seen = make_mixture(), camera()
+    names = ["a", "b"]
+    experts = {n: whole.experts[n] for n in names}
+    router = PixelRouter([len(e) for e in experts.values()], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = render_mixture(Mixture(experts, router), seen, 0.4).gates
+        options, background = [e.options for e in experts.values()], torch.tensor([e.background for e in experts.values()])
+        now = [e.at(0.4) for e in experts.values()]
+        torch.testing.assert_close(router(now, seen, 0.4, options=options, background=background), expected)
+        assert (router(now, seen, 0.4, options=options) - expected).abs().max() > 1e-3
+    decoded = whole.experts["c"].at(0.4)
+    with pytest.raises(ConfigError, match="use render_mixture"):
+        PixelRouter([len(decoded)])([decoded], seen, 0.4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_without_meaning_is_refused(temperature):
+    with pytest.raises(ConfigError, match="above 0"):
+        softmax_gates(torch.zeros(2, 1, 1), temperature)

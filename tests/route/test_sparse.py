@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from moegs.errors import ConfigError
 from moegs.render import Camera
-from moegs.route import Mixture, VolumePixelRouter, render_mixture, render_sparse
+from moegs.route import Mixture, RouterConfig, VolumePixelRouter, render_mixture, render_sparse
 from tests.route.test_mixture import make_mixture
 
 
@@ -49,3 +51,21 @@ def test_the_error_stays_within_the_bound():
 def test_a_threshold_that_could_drop_everybody_is_refused():
     with pytest.raises(ConfigError, match="min_gate"):
         render_sparse(decided(1.0), wide_camera(), 0.4, 0.34)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [RouterConfig(inputs=("color",)), RouterConfig(context=3), RouterConfig()])
+def test_what_was_not_drawn_does_not_move_the_gates_of_others(config):
+    """The third expert is trusted nowhere, but its picture is part of what the other gates are made from."""
+    whole = make_mixture()
+    experts = whole.experts | {"c": replace(whole.experts["b"], background=(1.0, 1.0, 1.0))}
+    router = VolumePixelRouter([len(e) for e in experts.values()], config, generator=torch.Generator().manual_seed(0))
+    router.base[-len(experts["c"]) :] = -300.0
+    for weights in router.layers:
+        weights *= 3
+    mixture = Mixture(experts, router)
+    exact, sparse = render_mixture(mixture, wide_camera(), 0.4), render_sparse(mixture, wide_camera(), 0.4, 0.01)
+    left_out = ~sparse.tiles.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :60, :80]
+    covered = left_out[2] & ~left_out[0] & ~left_out[1] & (exact.gates[2] < 1e-6)
+    assert int(covered.sum()) > 200
+    assert (sparse.gates - exact.gates)[:, covered].abs().max() < 0.05
