@@ -271,7 +271,8 @@ class _Truncated(Expert):
 def _diagnose(params: Params, step: int) -> str:
     broken = [k for k, v in params.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     what = f"params[{broken[0]!r}]" if broken else "the loss"
-    return f"{what} is not finite at step {step}; the last checkpoint is intact. Lower its learning rate and resume."
+    advice = "Start anew in another folder with a lower learning rate."
+    return f"{what} is not finite at step {step}; the last checkpoint is intact. {advice}"
 
 
 def _all_gone(step: int) -> str:

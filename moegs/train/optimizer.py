@@ -53,7 +53,7 @@ class ParamsAdam:
             if grad is not None and not torch.isfinite(grad.sum()) and not torch.isfinite(grad).all():
                 raise DivergenceError(
                     f"gradient of {name!r} is not finite at step {step}; the last checkpoint is intact. "
-                    "Lower the learning rate of this tensor or resume with another seed."
+                    "Start anew in another folder with a lower rate of this tensor or another seed."
                 )
         for group in self._adam.param_groups:
             group["lr"] = self.schedules[group["name"]].at(progress) * scale

@@ -219,7 +219,7 @@ def router_step(router: VolumePixelRouter, optimizer: torch.optim.RAdam, scale: 
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise DivergenceError(
                 f"gradient of the router's {name!r} is not finite at step {step}; the last checkpoint is intact. "
-                "Lower its learning rate or resume with another seed."
+                "Start anew in another folder with a lower rate or another seed."
             )
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * scale
