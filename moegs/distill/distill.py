@@ -86,7 +86,7 @@ def student_of(
     everywhere. An ``expert`` goes on in the place of the mixture's own.
 
     Raises:
-        ConfigError: the name is neither, or several experts have the prior.
+        ConfigError: the name is neither, several experts have the prior, or ``expert`` has another prior or nobody's place.
     """
     same = [name for name, e in mixture.experts.items() if e.prior.name == into]
     if into not in mixture.experts and len(same) > 1:
@@ -95,6 +95,10 @@ def student_of(
     if name is None and into not in deform.names():
         known = ", ".join([*mixture.experts, *deform.names()])
         raise ConfigError(f"distill: expected an expert or a motion prior to teach ({known}), got {into!r}.")
+    prior = into if name is None else mixture.experts[name].prior.name
+    if expert is not None and (name is None or expert.prior.name != prior):
+        place = f"the mixture has no {into!r} whose place it could take" if name is None else f"expected prior {prior!r}"
+        raise ConfigError(f"distill: an expert with prior {expert.prior.name!r} was given to go on with; {place}.")
     if name is None:
         return Student(deform.get(into).for_clip(n_frames), None, None, fit)
     expert = expert or mixture.experts[name]

@@ -49,11 +49,13 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
     """All training cameras (or some of them) and all frames of a scene.
 
     Raises:
-        ConfigError: no cameras are left to train on.
+        ConfigError: no cameras are left to train on, or the scene has no such camera.
     """
     chosen = scene.train if cameras is None else cameras
     if not chosen:
         raise ConfigError("cameras: expected at least one to train on, got none.")
+    if foreign := [i for i in chosen if not 0 <= i < len(scene.cameras)]:
+        raise ConfigError(f"cameras: expected indices from 0 to {len(scene.cameras) - 1}, got {foreign[0]}.")
     return ViewOrder(chosen, tuple(range(scene.n_frames)), seed)
 
 

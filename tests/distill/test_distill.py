@@ -230,3 +230,12 @@ def test_a_lesson_goes_on_only_as_it_began(tmp_path):
         distill(mixture, scene, "poly", DistillConfig(weight=0.3, fit=fit), **how)
     with pytest.raises(ConfigError, match="only that one has settings of 'loss'"):
         retrain(mixture, scene, "poly", DistillConfig(fit=fit), out=tmp_path, resume=True, progress=False)
+
+
+def test_an_expert_to_go_on_with_needs_its_prior_and_a_place():
+    mixture, fit = make_mixture(), DistillConfig().fit
+    with pytest.raises(ConfigError, match="has no 'hexplane' whose place"):
+        student_of(mixture, "hexplane", fit, n_frames=4, expert=blobs(2, "hexplane"))
+    with pytest.raises(ConfigError, match="expected prior 'interpolation'"):
+        student_of(mixture, "keys", fit, n_frames=4, expert=blobs(2))
+    assert student_of(mixture, "keys", fit, n_frames=4, expert=blobs(2, "interpolation")).expert == "keys"

@@ -111,3 +111,9 @@ def test_a_clip_is_known_by_its_calibration_and_pictures():
     ]  # fmt: skip
     described = [json.dumps(scene_description(s)) for s in (scene, replace(scene), *others)]
     assert described[0] == described[1] and len(set(described)) == len(others) + 1
+
+
+@pytest.mark.parametrize("cameras", [(), (-1,), (1, 99)])
+def test_cameras_that_a_scene_does_not_have_are_refused(cameras):
+    with pytest.raises(ConfigError, match="cameras: expected"):
+        training_order(small_scene(), 0, cameras)
