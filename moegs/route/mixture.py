@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -265,11 +265,6 @@ def load_mixture(folder: str | Path, device: str = "cpu", verify: bool = True) -
     return Mixture(experts, router)
 
 
-def _tensors(file: Any) -> Iterator[tuple[str, Tensor]]:
-    """Copies of a file's tensors, which are unaligned where they are mapped."""
-    return ((name, file.get_tensor(name).clone()) for name in file.keys())  # noqa: SIM118
-
-
 def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
     """Read a router file.
 
@@ -280,7 +275,8 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
         with safe_open(path, framework="pt", device=device) as file:
             with torch.device("meta"):  # the file says how large, and may lie
                 router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
-            state = {k: v if v.dtype == torch.float64 else v.float() for k, v in _tensors(file)}
+            saved = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
+            state = {k: v if v.dtype == torch.float64 else v.float() for k, v in saved.items()}
             empty = {k: torch.zeros(v.shape) for k, v in router.state_dict().items() if not v.numel()}
             router.load_state_dict(empty | state, assign=True)  # older files lack tensors that their settings leave empty
     except Exception as error:  # strange configurations and tensors fail in every way there is

@@ -216,6 +216,21 @@ def test_tables_say_when_cells_were_not_measured_alike(made):
     assert "backend:" not in text
 
 
+def test_a_cell_says_by_what_code_its_models_were_trained(made):
+    """Measured again, a model of older code is still one of older code."""
+    what, noted = {"mix": 2}, made.models / made.refined_key(PLAN.names) / bench.CODES
+    file = cell_file(made, "experts", what)
+    cell, codes = file.read_text(), noted.read_text()
+    assert json.loads(cell)["trained"] == json.loads(codes) == [json.loads(cell)["code"]]
+    noted.write_text(json.dumps(["123456789abc"]))
+    file.unlink()
+    cells.rows_of(made, "experts", what)
+    text = gather.markdown(gather.gathered([made]), [made])
+    noted.write_text(codes)
+    file.write_text(cell)
+    assert "trained: " in text and "123456789abc (1 cells)" in text and "\ncode: " not in text
+
+
 def test_further_ratios_leave_cells_where_they_are(made):
     other = replace(made, plan=replace(PLAN, ratios=(0.3, 0.5)))
     names = {cell_file(other, "pruning", what).name for what in cells.cells_of(other, "pruning")}
