@@ -28,7 +28,7 @@ from moegs.render.types import RasterOptions
 FORMAT, VERSION = "moegs-expert", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expert:
     """A trained (or imported) dynamic scene.
 

@@ -20,7 +20,7 @@ from moegs import report, train
 from moegs.data import Scene, load_scene
 from moegs.data.synth import synthesize
 from moegs.expert import Expert
-from moegs.route import Mixture, read_manifest, render_mixture, save_mixture
+from moegs.route import Mixture, load_mixture, mixture_key, read_manifest, render_mixture, save_mixture
 
 console = Console()
 
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/moe_n3v"))
     parser.add_argument("--budget", default="small", help="small, medium or full")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
+    parser.add_argument("--steps", type=int, help="of each expert, and at most so many of the rest, for a quick look")
     parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
     return parser.parse_args()
 
@@ -86,8 +86,8 @@ def refined(args: argparse.Namespace, scene: Scene, routed: Mixture) -> Mixture:
 def fitted(folder: Path, scene: Scene, fit: Callable[..., Mixture]) -> Mixture:
     """A mixture trained in a folder, with the seconds that it took where it was not interrupted."""
     started, untouched = time.perf_counter(), not (folder / "checkpoint.safetensors").exists()
-    mixture = fit(out=folder, resume=True)
-    if untouched or not (folder / "manifest.json").exists():
+    mixture, file = fit(out=folder, resume=True), folder / "manifest.json"
+    if untouched or not file.exists() or mixture_key(load_mixture(folder)) != mixture_key(mixture):
         seconds = time.perf_counter() - started if untouched else None
         save_mixture(mixture, folder, {"scene": scene.name, "train_seconds": seconds})
     return mixture

@@ -12,7 +12,7 @@ from moegs.errors import ShapeError
 from moegs.gaussians.container import Gaussians
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PointCloud:
     """Surface points of a scene, float32.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from moegs.errors import ShapeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussians:
     """Activated, world-space Gaussians at one instant.
 

@@ -19,7 +19,7 @@ from moegs.render.types import TILE, RasterInputs, RasterOptions
 _ALIKE = ("opacities", "sh", "quats", "scales", "covars", "anchors", "features", "probe")  # dtype and device, with means
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Render:
     """Images of one pass. With ``groups`` every image has a leading group dimension.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from moegs.errors import ShapeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera: world→camera, OpenCV axes (x right, y down, z forward), pixel centres at +0.5.
 

@@ -51,6 +51,9 @@ def uniform_gates(images: Float[Tensor, "k h w 3"]) -> Float[Tensor, "k h w"]:
 
 
 def oracle_gates(images: Float[Tensor, "k h w 3"], truth: Float[Tensor, "h w 3"]) -> Float[Tensor, "k h w"]:
-    """One-hot gates of the expert nearest to the truth at every pixel: the bound for routers that choose one expert."""
-    error = (images - truth).square().sum(-1)
+    """One-hot gates of the expert nearest to the truth at every pixel: the bound for routers that choose one expert.
+
+    Nearest as pictures are shown, with values in [0, 1].
+    """
+    error = (images.clamp(0, 1) - truth).square().sum(-1)
     return torch.nn.functional.one_hot(error.argmin(0), images.shape[0]).permute(2, 0, 1).to(images)

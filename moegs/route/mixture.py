@@ -35,7 +35,7 @@ ROUTER, STAGED = "router.safetensors", ".mixture"
 _FILE = re.compile(r"router\.safetensors|experts/[^./\\\x00][^/\\\x00]*\.safetensors")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Frozen experts by name, in order, and the router over their Gaussians."""
 
@@ -48,7 +48,7 @@ class Mixture:
             raise ConfigError(f"mixture: the router was made for {self.router.counts} Gaussians, the experts have {counts}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixtureRender:
     """One view of a mixture: the blend and what it was made of.
 

@@ -29,7 +29,7 @@ from moegs.route.routers import RouterConfig
 SHRINK = 4  # side of a full-size pixel block that one pixel of the small picture stands for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SparseRender(MixtureRender):
     """A blend from the experts that matter. ``tiles`` [k, rows, columns] says who was drawn where."""
 

@@ -43,7 +43,8 @@ def fit_volume_router(
     prior = Fused.of([e.prior for e in experts.values()], train="volume", **rates)
     fit = FitConfig(
         steps=config.steps, lambda_dssim=config.lambda_dssim, densify_every=config.steps + 1, densify_until=0.0,
-        background=start.background, options=start.options, seed=config.seed, checkpoint_every=config.checkpoint_every,
+        cooldown=0.0, background=start.background, options=start.options, seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
     fitted = fit_expert(
         scene, prior, fit, out=out, resume=resume, cameras=cameras, start=start.params, progress=progress

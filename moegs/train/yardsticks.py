@@ -154,6 +154,8 @@ def _views(
 ) -> Iterator[tuple[int, int]]:
     """Cameras and frames to look at, with a bar on stderr when that takes more than two seconds."""
     chosen = tuple(scene.test if cameras is None else cameras)
+    if every < 1:
+        raise ConfigError(f"{title}: expected every of at least 1, got {every}.")
     views = [(camera, frame) for camera in chosen for frame in range(0, scene.n_frames, every)]
     if not views:
         raise ConfigError(f"{title}: expected at least one camera, got none; hold some out (--test).")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from moegs.expert import load_expert
+from moegs.route import Mixture, VolumePixelRouter, load_mixture, mixture_key, save_mixture
 from tests.recipes.support import RECIPES, attempt, run
 
 RECIPE = "moe_n3v.py"
@@ -54,6 +56,15 @@ def test_again_skips_what_is_finished(finished, clip):
     for name, row in results["experts"].items():
         assert again["experts"][name]["psnr"] == row["psnr"]
         assert again["experts"][name]["train_seconds"] == row["train_seconds"]
+
+
+def test_a_mixture_that_is_not_the_finished_run_s_is_written_anew(finished, clip, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "again")
+    mine = load_mixture(out / "mixture")
+    other = Mixture(dict(reversed(mine.experts.items())), VolumePixelRouter(mine.router.counts[::-1], mine.router.config))
+    save_mixture(other, out / "mixture", {"scene": "room", "train_seconds": 1.0})
+    run(RECIPE, "--data", clip, "--out", out, "--steps", 8)
+    assert mixture_key(load_mixture(out / "mixture")) == mixture_key(mine)
 
 
 def test_the_same_prior_twice_differs_by_its_seed(clip, tmp_path):

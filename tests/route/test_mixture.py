@@ -91,6 +91,12 @@ def test_folder_round_trip(tmp_path):
     assert again.experts["b"].options == RasterOptions(eps2d=0.1, compensate=True)
 
 
+def test_what_holds_tensors_is_equal_to_itself_alone():
+    one, two = make_mixture(), make_mixture()
+    assert one == one and one != two and one.experts["a"] != two.experts["a"]
+    assert camera() not in [camera()] and len({one, two}) == 2
+
+
 def test_damage_is_noticed(tmp_path):
     folder = tmp_path / "m"
     save_mixture(make_mixture(), folder)

@@ -165,6 +165,12 @@ def test_yardsticks():
     torch.testing.assert_close(blend(images, uniform_gates(images)), torch.full((2, 2, 3), 0.3))
 
 
+def test_the_oracle_sees_pictures_as_they_are_shown():
+    """1.3 is shown as 1, nearer to 0.98 than 0.9 is."""
+    images = torch.stack([torch.full((2, 2, 3), v) for v in (1.3, 0.9)])
+    assert torch.equal(oracle_gates(images, torch.full((2, 2, 3), 0.98))[0], torch.ones(2, 2))
+
+
 def test_a_pixel_router_has_no_weights_on_gaussians():
     router = PixelRouter([5, 6])
     assert router.base.numel() == 0 and router.features(0.3) is None

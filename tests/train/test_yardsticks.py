@@ -76,6 +76,11 @@ def test_fewer_tiles_cost_no_more_than_they_may(mixture, loss: float):
     assert found["psnr"] >= whole - loss - 1e-3
 
 
+def test_no_frame_in_zero_is_no_choice(mixture):
+    with pytest.raises(ConfigError, match="every of at least 1, got 0"):
+        yardsticks(mixture, small_scene(), every=0)
+
+
 def test_too_many_subsets_are_refused(mixture):
     expert = next(iter(mixture.experts.values()))
     nine = Mixture({str(i): expert for i in range(9)}, VolumePixelRouter([len(expert)] * 9))

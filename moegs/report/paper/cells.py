@@ -200,7 +200,7 @@ def _stage(what: What) -> dict[str, str]:
 
 
 def _stacking(bench: Bench, what: What) -> list[Row]:
-    rows = measure.mixture_rows(bench, bench.plan.names, what["stacking"], **_stage(what))
+    rows = measure.routed_rows(bench, bench.plan.names, what["stacking"], **_stage(what))
     return [r for r in rows if r["series"] in (BEST, ROUTED)]
 
 
@@ -234,7 +234,8 @@ TABLES = {
         _pruning_cells, _mixture_model, _pruning,
     ),
     "budget": Table(
-        "Experts with part of their budget", "Gain is over the best expert that had all of its steps.",
+        "Experts with part of their budget", "Gain is over the best expert that had all of its steps. Router and "
+        "refinement have all of theirs.",
         ("steps", "{:.0%}"), ("psnr", "ssim", "gain"),
         lambda p: [{"share": s} for s in p.shares], _budget_models, _budget,
     ),
@@ -256,7 +257,7 @@ TABLES = {
         "Stacking", "A router that learns from cameras which the experts never saw.",
         ("trained", "{}"), ("psnr", "ssim", "gain", "closed"),
         lambda p: [{"stacking": s, "left_out": p.left_out} for s in STACKING],
-        lambda bench, what: bench.refined_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
+        lambda bench, what: bench.mixture_key(bench.plan.names, **_stage(what)), _stacking, extra=True,
         lacks=_stacking_lacks,
     ),
 }  # fmt: skip

@@ -39,17 +39,25 @@ def mixture_rows(bench: Bench, names: Sequence[str], x: Any = None, **stage: Any
 
     Average, oracle and best are those of the experts as they were trained alone.
     """
-    routed, mixture = bench.mixture(names, **stage), bench.refined(names, **stage)
+    best, average, routed, oracle = routed_rows(bench, names, x, **stage)
+    mixture = bench.refined(names, **stage)
+    speed = _ms(bench, {MIXTURE: mixture_renderer(mixture)})[MIXTURE]
+    size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
+    row = _row(MIXTURE, x, _scores(bench, mixture_renderer(mixture)), ms=speed, fps=1e3 / speed, **size)
+    return [best, average, routed, *with_gains([row], best["psnr"], oracle["psnr"]), oracle]
+
+
+def routed_rows(bench: Bench, names: Sequence[str], x: Any = None, **stage: Any) -> list[Row]:
+    """The best expert, the experts' average, the router alone, and the oracle; gains are over the first."""
+    routed = bench.mixture(names, **stage)
     singles = {n: _scores(bench, expert_renderer(e)) for n, e in routed.experts.items()}
     best = max(singles, key=lambda n: singles[n].psnr)
     found = train.yardsticks(routed, bench.scene, every=bench.plan.every)
-    speed = _ms(bench, {MIXTURE: mixture_renderer(mixture)})[MIXTURE]
-    size = {"gaussians": sum(mixture.router.counts), "megabytes": megabytes(mixture)}
+    size = {"gaussians": sum(routed.router.counts), "megabytes": megabytes(routed)}
     rows = [
         _row(BEST, x, singles[best], expert=best),
         _row(AVERAGE, x, found[AVERAGE]),
         _row(ROUTED, x, _scores(bench, mixture_renderer(routed)), **size),
-        _row(MIXTURE, x, _scores(bench, mixture_renderer(mixture)), ms=speed, fps=1e3 / speed, **size),
         _row(ORACLE, x, found[ORACLE]),
     ]
     return with_gains(rows, singles[best].psnr, found[ORACLE].psnr)
