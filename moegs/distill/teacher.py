@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.data import Scene
-from moegs.errors import DataError
+from moegs.errors import ConfigError, DataError
 from moegs.io import atomic_write
 from moegs.progress import progress_bar
 from moegs.route.mixture import Mixture, mixture_key, render_mixture
@@ -74,7 +74,7 @@ def cache_teacher(
     backend: str = "auto",
     progress: bool = True,
 ) -> Teacher:
-    """Render what is not in the cache yet, and open it.
+    """Render what is not in the cache yet or damaged there, and open it.
 
     Files are named after a digest of the mixture, the camera and the clip, and appear whole or not at all: a run that
     was interrupted goes on where it stopped.
@@ -89,13 +89,16 @@ def cache_teacher(
         progress: show a bar that states the size.
 
     Raises:
+        ConfigError: the mixture has no such expert.
         DataError: the disk is too small.
     """
+    if expert is not None and expert not in mixture.experts:
+        raise ConfigError(f"teacher: expected one of {', '.join(mixture.experts)}, got {expert!r}.")
     folder, chosen = Path(folder), tuple(scene.train if cameras is None else cameras)
     key = mixture_key(mixture)
     frames = {c: folder / f"frames-{_name(key, scene, c)}.npy" for c in chosen}
     gates = None if expert is None else {c: folder / f"gate-{expert}-{_name(key, scene, c)}.npy" for c in chosen}
-    missing = [c for c in chosen if not (frames[c].exists() and (gates is None or gates[c].exists()))]
+    missing = [c for c in chosen if not (_whole(frames[c], scene, c, 3) and (gates is None or _whole(gates[c], scene, c)))]
     _check_space(folder, teacher_bytes(scene, missing))
     title = f"teacher frames, {teacher_bytes(scene, missing) / 2**20:.0f} MiB in {folder}"
     with progress_bar(title, len(missing) * scene.n_frames, progress) as advance:
@@ -109,6 +112,17 @@ def _name(key: str, scene: Scene, camera: int) -> str:
     view = scene.cameras[camera]
     numbers = [view.viewmat.tolist(), view.K.tolist(), view.width, view.height, view.near, view.far, scene.n_frames]
     return f"{camera:03d}-{hashlib.sha256((key + json.dumps(numbers)).encode()).hexdigest()[:24]}"
+
+
+def _whole(path: Path, scene: Scene, camera: int, *channels: int) -> bool:
+    """Whether a file is there with all frames of a camera."""
+    view = scene.cameras[camera]
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    kind = np.uint8 if channels else np.uint16
+    return found.dtype == kind and found.shape == (scene.n_frames, view.height, view.width, *channels)
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -46,6 +46,20 @@ def pictures():
     ]
 
 
+def test_a_damaged_cache_is_made_again(tmp_path):
+    mixture, scene = make_mixture(), small_scene()
+    before = cache_teacher(mixture, scene, tmp_path, expert="poly", progress=False).frame(scene.train[0], 1)
+    for file in tmp_path.glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-40])
+    again = cache_teacher(mixture, scene, tmp_path, expert="poly", progress=False)
+    assert torch.equal(again.frame(scene.train[0], 1), before) and again.gate(scene.train[-1], scene.n_frames - 1).max() > 0
+
+
+def test_gates_of_nobody_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="expected one of poly, keys, got 'grid'"):
+        cache_teacher(make_mixture(), small_scene(), tmp_path, expert="grid", progress=False)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_loss_is_the_formula(weight):
     image, truth, teacher, gate = pictures()
