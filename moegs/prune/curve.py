@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import track
 
 from moegs.data import Scene, View
+from moegs.errors import ConfigError
 from moegs.io import atomic_write, finite, write_json
 from moegs.prune.scores import CRITERIA
 from moegs.prune.select import Score, prune
@@ -76,7 +77,14 @@ def pruning_curve(
             long; the next ratio goes on without it.
         every: score each ``every``-th frame.
         progress: show a bar.
+
+    Raises:
+        ConfigError: no ratios, one that is not in [0, 1), or views that can be gone through only once.
     """
+    if not ratios or not all(0 <= r < 1 for r in ratios):
+        raise ConfigError(f"ratios: expected fractions in [0, 1), got {list(ratios)}.")
+    if iter(views) is views:
+        raise ConfigError("views: gone through once a point; give a list or sample_views(), not an iterator.")
     chosen = suited(mixture) if criteria is None else criteria
     points: list[CurvePoint] = []
     total, pruned = sum(mixture.router.counts), mixture
@@ -104,8 +112,9 @@ def _point(name: str, ratio: float, mixture: Mixture, scene: Scene, every: int) 
 
 
 def suited(mixture: Mixture) -> dict[str, Score]:
-    """The criteria that the mixture's router has the weights for."""
-    return {n: s for n, s in CRITERIA.items() if not (n == "gate" and mixture.router.config.kind == "pixel")}
+    """The criteria that the mixture's router has the weights for, and gates to move."""
+    moves = mixture.router.config.kind != "pixel" and len(mixture.experts) > 1
+    return {n: s for n, s in CRITERIA.items() if moves or n != "gate"}
 
 
 def write_curve(points: Sequence[CurvePoint], folder: str | Path, about: Mapping[str, Any] | None = None) -> None:

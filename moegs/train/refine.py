@@ -19,7 +19,7 @@ from moegs.expert import Expert
 from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, mixture_key, render_mixture
 from moegs.route.routers import router_from_config
-from moegs.train._checks import at_least_one
+from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, train_loop
 from moegs.train.average import Average
 from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
@@ -60,8 +60,11 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "checkpoint_every")
-        if not 0 <= self.average <= 1:
-            raise ConfigError(f"refinement: expected average in [0, 1], got {self.average}.")
+        at_least_zero(self, "expert_rate", "router_rate")
+        if not (0 <= self.average <= 1 and 0 < self.decay <= 1):
+            raise ConfigError(
+                f"refinement: expected average in [0, 1] and decay in (0, 1], got {self.average} and {self.decay}."
+            )
 
 
 @dataclass

@@ -107,7 +107,7 @@ def fit_router(
 
     Raises:
         DivergenceError: the loss or a gradient is not finite; the message names it and the step, the checkpoint stays.
-        ConfigError: the checkpoint was written by a run with other settings.
+        ConfigError: the checkpoint was written by a run with other settings, or ``start`` has another shape.
     """
     folder = None if out is None else Path(out)
     order = training_order(scene, config.seed, cameras)
@@ -133,6 +133,10 @@ def _begin(
         [len(e) for e in experts.values()], config.router, centre.tolist(), scene.extent, generator
     )
     if start is not None:
+        same, other = ({k: tuple(v.shape) for k, v in r.state_dict().items()} for r in (router, start))
+        if differs := [k for k in same | other if same.get(k) != other.get(k)]:
+            has, lacks = other.get(differs[0], "none"), same.get(differs[0], "none")
+            raise ConfigError(f"start: {differs[0]}: expected {lacks} for these experts and config.router, got {has}.")
         router.load_state_dict(start.state_dict())
     mixture = Mixture(experts, router)
     run = _Run(mixture, router_optimizer(router, config), _describe(scene, mixture, config, order))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from moegs.errors import BackendError
+from moegs.errors import BackendError, ConfigError
 from moegs.prune import (
     gated_contribution,
     megabytes,
@@ -40,6 +40,17 @@ def test_points_and_files(tmp_path):
     saved = json.loads((tmp_path / "curve.json").read_text())
     assert saved["scene"] == "blobs" and saved["points"][1]["ratio"] == 0.5
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ratios", [(), (0.5, 1.0), (-0.1,)])
+def test_ratios_without_meaning_are_refused(ratios):
+    with pytest.raises(ConfigError, match="ratios: expected fractions"):
+        pruning_curve(make_mixture(), small_scene(), [], ratios, progress=False)
+
+
+def test_views_that_can_be_gone_through_only_once_are_refused():
+    with pytest.raises(ConfigError, match="not an iterator"):
+        pruning_curve(make_mixture(), small_scene(), iter(sample_views(small_scene(), 2)), progress=False)
 
 
 def test_the_whole_mixture_learns_for_as_long_as_the_pruned_ones():

@@ -39,6 +39,12 @@ def tensors(mixture):
     return {k: v.clone() for k, v in (parts | mixture.router.state_dict()).items()}
 
 
+@pytest.mark.parametrize("wrong", [{"expert_rate": -1.0}, {"router_rate": float("nan")}, {"decay": 0.0}, {"average": 2.0}])
+def test_settings_without_meaning_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        RefineConfig(**wrong)
+
+
 def test_gains_on_the_held_out_camera_and_leaves_the_given_mixture_alone(mixture):
     scene, before = small_scene(), tensors(mixture)
     refined = refine_mixture(scene, mixture, replace(QUICK, steps=60), progress=False)

@@ -9,7 +9,7 @@ import torch
 
 from moegs.deform import get
 from moegs.errors import ConfigError, DivergenceError
-from moegs.route import RouterConfig
+from moegs.route import RouterConfig, VolumePixelRouter
 from moegs.train import FitConfig, RouteConfig, evaluate, expert_renderer, fit_expert, fit_router, mixture_renderer
 from tests.train.scenes import small_scene
 
@@ -129,6 +129,12 @@ def test_resuming_from_another_start_is_refused(tmp_path, experts):
     fit_router(scene, experts, QUICK, out=tmp_path, start=start, resume=True, progress=False)
     with pytest.raises(ConfigError, match="with router = "):
         fit_router(scene, experts, QUICK, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_start_of_another_shape_is_refused(experts):
+    start = VolumePixelRouter([3] * len(experts))
+    with pytest.raises(ConfigError, match=r"start: base: expected \(\d+, \d\) for these experts .* got \(6, \d\)"):
+        fit_router(small_scene(), experts, QUICK, start=start, progress=False)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_router(tmp_path, monkeypatch, experts):
