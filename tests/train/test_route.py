@@ -133,7 +133,7 @@ def test_resuming_from_another_start_is_refused(tmp_path, experts):
 
 def test_a_start_of_another_shape_is_refused(experts):
     start = VolumePixelRouter([3] * len(experts))
-    with pytest.raises(ConfigError, match=r"start: base: expected \(\d+, \d\) for these experts .* got \(6, \d\)"):
+    with pytest.raises(ConfigError, match=r"start: base: expected \(\d+,\) for these experts .* got \(6,\)"):
         fit_router(small_scene(), experts, QUICK, start=start, progress=False)
 
 
