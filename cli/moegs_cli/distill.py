@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ._models import EXPERT_FILE, warn_if_other_clip
 from ._outputs import RETRAINED, TRAINING, force_option, refuse_to_overwrite, refuse_without_meaning, remove_former
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
     help="Share of the photograph's term; the rest is the mixture's.",
 )
 @click.option(
-    "--adopt", type=click.FloatRange(0, 1, max_open=True), default=None,
-    show_default="0.3; 0.1 for hexplane and embedding; less for large pictures",
-    help="Largest share of the student's Gaussians to replace by ones of the other experts; 0 for the paper's way.",
+    "--adopt", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    help="Gaussians of the other experts that the student tries, as a share of its own; 0 for the paper's way.",
 )  # fmt: skip
 @click.option(
     "--between", type=click.FloatRange(0), default=0.0, show_default=True,
@@ -62,7 +62,7 @@ def distill(
 ) -> None:  # fmt: skip
     """Teach one expert: photographs where MIXTURE trusts it, the mixture's own frames elsewhere.
 
-    A trained expert first takes over Gaussians of the others in the place of idle ones, and stays as large as it was.
+    A trained expert first tries Gaussians of the others beside its own, and is as large as it was in the end.
     OUT receives expert.safetensors (with --compare also retrained/expert.safetensors), checkpoints and distill.json.
     The table is of the held-out cameras.
     """
@@ -72,8 +72,8 @@ def distill(
     from moegs.route import load_mixture
 
     refuse_without_meaning(
-        (from_scratch and rest["adopt"] is not None,
-         "--adopt: replaces Gaussians of a trained student, --from-scratch starts without any; leave one out."),
+        (from_scratch and click.get_current_context().get_parameter_source("adopt") is not ParameterSource.DEFAULT,
+         "--adopt: adds Gaussians to a trained student's, --from-scratch starts without any; leave one out."),
     )  # fmt: skip
     refuse_to_overwrite(out, resume, force)
     if compare:

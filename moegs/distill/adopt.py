@@ -1,14 +1,16 @@
-"""What a student takes over from the other experts: Gaussians that the mixture relies on, in the place of idle ones.
+"""What a student takes over from the other experts: Gaussians that the mixture relies on, and who goes for them.
 
 A picture teaches a student what a place looks like, not where it lacks Gaussians. The other experts have them there: their
-places, drift, shapes and colours are things that any motion prior can start from. Not in the paper.
+places, drift, shapes and colours are things that any motion prior can start from. Who of them is better than what the
+student has shows when both have learnt together for a while: then those that the picture misses least go, and the student
+is as large as it was. Not in the paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +23,11 @@ from moegs.expert import Expert
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians, axes, concatenate
 from moegs.gaussians.harmonics import to_rgb
-from moegs.gaussians.params import Params, join, population_of, populations, take
+from moegs.gaussians.params import Params, join, population_of, populations
+from moegs.prune.scores import blend_sensitivity
 from moegs.render.api import shares
 from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.routers import VolumePixelRouter
 
 ALWAYS = 0.75  # of the clip: who is there for as long is there throughout
 
@@ -39,19 +43,19 @@ def adopt(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Params:
-    """Raw parameters of a student with other experts' Gaussians instead of those that it can best do without.
+    """Raw parameters of a student with other experts' Gaussians beside its own.
 
-    Gaussians are ranked by what they add to the blend, ``sum_{v,u} G_k T_i alpha_i`` with the gates of the mixture. The
-    student's last go for the others' first, as many as ``share`` of its own, and only while those add more. Experts
-    whose colours need decoding give none, and who is there only briefly goes to no prior that cannot fade.
+    The first of the others come, by what they add to the blend: ``sum_{v,u} G_k T_i alpha_i`` with the gates of the
+    mixture. Experts whose colours need decoding give none, and who is there only briefly goes to no prior that cannot
+    fade. :class:`Release` makes the student as large again as it was.
 
     Args:
         mixture: whose gates count, and where the Gaussians come from.
-        name: whose gate is the student's.
+        name: whose place is the student's.
         student: may have other Gaussians than the expert of that name.
         views: cameras and times over which Gaussians are ranked; the images are not used.
         n_frames: of the clip.
-        share: largest fraction of the student's Gaussians to replace.
+        share: as many at most as this fraction of the student's own.
         generator: for priors that start at random.
         backend: rasteriser.
 
@@ -60,27 +64,58 @@ def adopt(
         DataError: there are no views.
     """
     givers = {n: e for n, e in mixture.experts.items() if n != name and e.decoder is None}
-    score = _gated_shares(mixture, {name: student} | givers, views, backend)
-    last = score.pop(name).sort()
+    score = _gated_shares(mixture, givers, views, backend)
     if not student.prior.fades:
         for giver, e in givers.items():
             score[giver][_course(e, torch.ones(len(e), dtype=torch.bool), n_frames).spans < 1] = 0.0
     first = torch.cat([*score.values(), torch.zeros(0)]).sort(descending=True)
-    room = min(int(share * len(student)), len(first.values))
-    n = int((first.values[:room] > last.values[:room]).sum())
-    keep, chosen = torch.ones(len(student), dtype=torch.bool), torch.zeros(len(first.values), dtype=torch.bool)
-    keep[last.indices[:n]], chosen[first.indices[:n]] = False, True
-    parts = [take(student.params, keep)]
+    n = min(int(share * len(student)), int((first.values > 0).sum()))
+    chosen = torch.zeros(len(first.values), dtype=torch.bool)
+    chosen[first.indices[:n]] = True
+    parts = [student.params]
     for e, rows in zip(givers.values(), chosen.split([len(e) for e in givers.values()]), strict=True):
         if rows.any():
             parts.append(_started(student, as_cloud(e, rows, n_frames), n_frames, generator))
     return {k: v.detach().clone() for k, v in join(parts).items()}
 
 
+@dataclass(frozen=True)
+class Release:
+    """Lets a student that adopted others go back to its size: asked after every step, see :func:`moegs.train.fit_expert`.
+
+    Those go whose absence the picture notices least (:func:`moegs.prune.blend_sensitivity`), whoever they came from.
+
+    Attributes:
+        step: when.
+        left: Gaussians that stay.
+        views: on which the picture is looked at; the images are not used.
+        seed: of the signs that the score draws.
+    """
+
+    step: int
+    left: int
+    views: Iterable[View]
+    seed: int = 0
+
+    def __call__(self, student: Expert, step: int) -> Bool[Tensor, "n"] | None:
+        if step != self.step or len(student) <= self.left:
+            return None
+        alone = Mixture({"student": student}, VolumePixelRouter([len(student)]))
+        scores = blend_sensitivity(alone, self.views, seed=self.seed)
+        mask = torch.zeros(len(student), dtype=torch.bool)
+        mask[scores.sort(descending=True, stable=True).indices[: self.left]] = True
+        return mask
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What must be the same to go on with a run."""
+        return {"name": "release", "step": self.step, "left": self.left, "seed": self.seed}
+
+
 def _gated_shares(
     mixture: Mixture, experts: dict[str, Expert], views: Iterable[View], backend: str
 ) -> dict[str, Float[Tensor, "n"]]:
-    """As :func:`moegs.route.contributions` has them, for experts that stand in for the mixture's of the same names."""
+    """As :func:`moegs.route.contributions` has them, for some of the mixture's experts."""
     order, total = list(mixture.experts), {n: torch.zeros(len(e), dtype=torch.float64) for n, e in experts.items()}
     seen = 0
     for view in views:

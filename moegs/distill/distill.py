@@ -13,7 +13,7 @@ from torch import Tensor
 from moegs import deform
 from moegs.data import Scene, View
 from moegs.deform.prior import Prior
-from moegs.distill.adopt import adopt
+from moegs.distill.adopt import Release, adopt
 from moegs.distill.loss import distillation_loss
 from moegs.distill.novel import with_novel_views
 from moegs.distill.teacher import Teacher, cache_teacher
@@ -25,10 +25,8 @@ from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.views import sample_views
 
-RANKED = 64  # views from which it is seen who is idle
-ADOPTED = 0.3  # share of a student's Gaussians
-ADOPTED_STAYING = 0.1  # where nothing fades, and networks that others share have to learn where newcomers belong
-CROWDED = 0.35  # Gaussians for each pixel from which on a student adopts as many as that, and below proportionally fewer
+RANKED = 64  # views from which it is seen who comes and who goes
+TRIED = 0.35  # of the steps, after which it is seen who of the student's own and of the others is missed least
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,8 @@ class DistillConfig:
 
     Attributes:
         weight: share of the photograph's term in the loss, lambda of MoE-GS §3.4.
-        adopt: largest share of a continuing student's Gaussians that others of the mixture take the place of, see
-            :func:`moegs.distill.adopt`; 0 in the paper. None is 0.3, and 0.1 for priors in which nothing fades,
-            and less where each Gaussian has many pixels to fill, so that newcomers take long to fit in.
+        adopt: Gaussians of the other experts that a continuing student tries beside its own for the first 35 % of its
+            steps, as a share of its own, see :func:`moegs.distill.adopt`; 0 in the paper. As many then go again.
         between: cameras, for each training camera, that are added between them, where the mixture's frames alone teach;
             none in the paper. Meant for few cameras, to which a student would fit too closely.
         fit: steps, seed, loss and, for a student from scratch, densification. A student that continues keeps its raster
@@ -47,13 +44,13 @@ class DistillConfig:
     """
 
     weight: float = 0.5
-    adopt: float | None = None
+    adopt: float = 0.5
     between: float = 0.0
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        if self.adopt is not None and not 0 <= self.adopt < 1:
-            raise ConfigError(f"distillation: expected adopt in [0, 1), a share of the student, got {self.adopt}.")
+        if not 0 <= self.adopt <= 1:
+            raise ConfigError(f"distillation: expected adopt in [0, 1], a share of the student, got {self.adopt}.")
         if not 0 <= self.weight <= 1:
             raise ConfigError(f"distillation: expected weight in [0, 1], got {self.weight}.")
         if not 0 <= self.between < math.inf:
@@ -128,9 +125,9 @@ def distill(
 ) -> Expert:
     """Train one expert on photographs where the mixture trusts it and on the mixture's frames elsewhere (MoE-GS §3.4).
 
-    One that continues first takes over Gaussians of the others in the place of idle ones (``config.adopt``) and stays as
-    large as it was. With ``config.between``, it also learns between the cameras, where the mixture's frames are all there
-    is. Neither is in the paper.
+    One that continues also tries Gaussians of the others beside its own for a while, and in the end has as many as it had
+    (``config.adopt``). With ``config.between``, it also learns between the cameras, where the mixture's frames are all
+    there is. Neither is in the paper.
 
     Args:
         mixture: the teacher; it stays as it is.
@@ -145,31 +142,28 @@ def distill(
         progress: show bars.
     """
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
-    start = _widened(mixture, scene, student, config)
+    start, release = _widened(mixture, scene, student, config)
     teacher = cache_teacher(mixture, scene, cache, expert=student.expert, progress=progress)
     novel = round(config.between * len(scene.train))
     wider = with_novel_views(scene, mixture, novel, cache, seed=config.fit.seed, progress=progress)
     lesson = Lesson(teacher, config, mixture_key(mixture), len(scene.cameras))
     taught = fit_expert(
-        wider, student.prior, student.fit, start=start, loss=lesson, out=out, resume=resume, progress=progress
+        wider, student.prior, student.fit, start=start, loss=lesson, keep=release, out=out, resume=resume, progress=progress
     )
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
 
-def _usual_share(prior: Prior, n: int, scene: Scene) -> float:
-    pixels = max(camera.width * camera.height for camera in scene.cameras)
-    return (ADOPTED if prior.fades else ADOPTED_STAYING) * min(1.0, n / (CROWDED * pixels))
-
-
-def _widened(mixture: Mixture, scene: Scene, student: Student, config: DistillConfig) -> Params | None:
-    if student.start is None or student.expert is None:
-        return student.start
-    share = _usual_share(student.prior, count(student.start), scene) if config.adopt is None else config.adopt
-    if not share:
-        return student.start
+def _widened(
+    mixture: Mixture, scene: Scene, student: Student, config: DistillConfig
+) -> tuple[Params | None, Release | None]:
+    """The student with those that it tries, and who lets the least of them all go."""
+    if student.start is None or student.expert is None or not config.adopt:
+        return student.start, None
     alone = Expert(student.prior, student.start, student.fit.options, student.fit.background, student.prior.decoder)
-    views, generator = sample_views(scene, RANKED, seed=config.fit.seed), torch.Generator().manual_seed(config.fit.seed)
-    return adopt(mixture, student.expert, alone, views, scene.n_frames, share, generator=generator)
+    seed, left = config.fit.seed, count(student.start)
+    views, generator = sample_views(scene, RANKED, seed=seed), torch.Generator().manual_seed(seed)
+    start = adopt(mixture, student.expert, alone, views, scene.n_frames, config.adopt, generator=generator)
+    return start, Release(max(round(TRIED * config.fit.steps), 1), left, views, seed)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from moegs.train.optimizer import ParamsAdam
 from moegs.train.views import ViewOrder, scene_description, training_order, view_at
 
 ImageLoss = Callable[[Tensor, View], Tensor]
+Selection = Callable[[Expert, int], Bool[Tensor, "n"] | None]
 
 MOMENTS = 8  # at which a Gaussian may be opaque enough to stay
 RANKED = 32  # views in which it is seen who colours little
@@ -100,6 +101,7 @@ class _Run:
     generator: torch.Generator
     description: dict[str, Any]
     loss: ImageLoss
+    keep: Selection | None = None
     continued: bool = False
     step: int = 0
 
@@ -118,6 +120,7 @@ def fit_expert(
     cameras: tuple[int, ...] | None = None,
     start: Params | None = None,
     loss: ImageLoss | None = None,
+    keep: Selection | None = None,
     progress: bool = True,
 ) -> Expert:
     """Train one expert.
@@ -134,6 +137,8 @@ def fit_expert(
         loss: from render ``[h, w, 3]`` and view to a scalar, instead of :func:`photometric_loss` to the photograph. Its
             attribute ``description``, or else its name, goes into the expert's ``meta["loss"]``, and must be the same
             to resume.
+        keep: asked after every step, with the expert as it stands and the number of steps done; it gives a mask
+            ``[n]`` of the Gaussians that stay, or None for all of them. Like the loss, it has a ``description`` or a name.
         progress: show a bar.
 
     Raises:
@@ -144,27 +149,28 @@ def fit_expert(
     order = training_order(scene, config.seed, cameras)
     pace = Pace(prior.name, config.steps, 50, config.checkpoint_every)
     with repeatable():
-        run = _begin(scene, prior, config, order, start, loss, folder if resume else None, progress)
+        run = _begin(scene, prior, config, order, start, loss, keep, folder if resume else None, progress)
 
         def step(shown: bool) -> dict[str, Any]:
             return _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
 
         train_loop(run, pace, step, lambda: _snapshot(run), folder=folder, resume=resume, progress=progress)
     expert = _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
-    return replace(expert, meta=expert.meta | {"loss": "photometric" if loss is None else describe_loss(loss)})
+    return replace(expert, meta=expert.meta | {"loss": "photometric" if loss is None else described(loss)})
 
 
-def describe_loss(loss: ImageLoss) -> Any:
-    """What a loss says of itself in ``description``, JSON-ready, or else its name."""
-    named = f"{type(loss).__module__}.{type(loss).__qualname__}"
-    return getattr(loss, "description", getattr(loss, "__qualname__", named))
+def described(function: Callable[..., Any]) -> Any:
+    """What a loss or a selection says of itself in ``description``, JSON-ready, or else its name."""
+    named = f"{type(function).__module__}.{type(function).__qualname__}"
+    return getattr(function, "description", getattr(function, "__qualname__", named))
 
 
 def _describe(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None
-) -> dict[str, Any]:
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
+    keep: Selection | None,
+) -> dict[str, Any]:  # fmt: skip
     continued = {} if start is None else {"start": digest(start)}
-    own = {} if loss is None else {"loss": describe_loss(loss)}
+    own = {name: described(given) for name, given in (("loss", loss), ("keep", keep)) if given is not None}
     return continued | own | {
         "scene": scene_description(scene), "prior": prior.name, "hyper-parameters": to_config(prior),
         "fit": asdict(config), "cameras": order.cameras,
@@ -173,9 +179,9 @@ def _describe(
 
 def _begin(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
-    folder: Path | None, progress: bool,
+    keep: Selection | None, folder: Path | None, progress: bool,
 ) -> _Run:  # fmt: skip
-    description = _describe(scene, prior, config, order, start, loss)
+    description = _describe(scene, prior, config, order, start, loss, keep)
     path = None if folder is None else folder / NAME
     saved = load_checkpoint(path, description) if path is not None and path.exists() else None
     generator = torch.Generator().manual_seed(config.seed)
@@ -187,7 +193,7 @@ def _begin(
     run = _Run(
         ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
         torch.zeros(count(params)), generator, description,
-        loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), start is not None,
+        loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), keep, start is not None,
     )  # fmt: skip
     if saved is not None and folder is not None:
         with restoring(folder):
@@ -248,6 +254,7 @@ def _step(
         _accumulate(run, probe.grad, render.radii, view)
     run.optimizer.step(run.step / config.steps, run.step, _cooled(run.step / config.steps, config.cooldown))
     _edit(scene, prior, config, order, run, view)
+    _select(prior, config, run)
     quality = psnr(render.color.detach().clamp(0, 1), view.image) if shown else None
     return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)} if shown else {}
 
@@ -303,6 +310,19 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
             raise DivergenceError(_all_gone(run.step))
         run.optimizer.replace(*densify.keep(params, keep))
     run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
+
+
+def _select(prior: Prior, config: FitConfig, run: _Run) -> None:
+    if run.keep is None:
+        return
+    params = {k: v.detach() for k, v in run.optimizer.params.items()}
+    mask = run.keep(Expert(prior, params, config.options, config.background, prior.decoder), run.step + 1)
+    if mask is None:
+        return
+    if not mask.any():
+        raise DivergenceError(f"keep: nobody was to stay at step {run.step}; the last checkpoint is intact.")
+    run.optimizer.replace(*densify.keep(params, mask))
+    run.grad_sum, run.seen = run.grad_sum[mask], run.seen[mask]
 
 
 def _healthy(

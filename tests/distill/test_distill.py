@@ -236,13 +236,13 @@ def test_a_lesson_goes_on_only_as_it_began(tmp_path):
     mixture, scene, fit = make_mixture(), small_scene(), FitConfig(steps=2)
     taught = distill(mixture, scene, "poly", DistillConfig(fit=fit), cache=tmp_path, out=tmp_path, progress=False)
     assert taught.meta["loss"] == {
-        "name": "distillation", "mixture": mixture_key(mixture), "weight": 0.5, "adopt": None, "between": 0.0,
+        "name": "distillation", "mixture": mixture_key(mixture), "weight": 0.5, "adopt": 0.5, "between": 0.0,
     }  # fmt: skip
     how = {"cache": tmp_path, "out": tmp_path, "resume": True, "progress": False}
     distill(mixture, scene, "poly", DistillConfig(fit=fit), **how)
     with pytest.raises(ConfigError, match=r"loss\.weight = 0\.5, this run asks for 0\.3"):
         distill(mixture, scene, "poly", DistillConfig(weight=0.3, fit=fit), **how)
-    with pytest.raises(ConfigError, match="only that one has settings of 'loss'"):
+    with pytest.raises(ConfigError, match="only that one has settings of 'keep'"):
         retrain(mixture, scene, "poly", DistillConfig(fit=fit), out=tmp_path, resume=True, progress=False)
 
 
