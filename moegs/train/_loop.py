@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from moegs.errors import ConfigError
 from moegs.train.checkpoint import NAME, Checkpoint, save_checkpoint
 from moegs.train.memory import freed_memory_kept
 from moegs.train.progress import MetricsLog, training_bar
@@ -33,6 +34,17 @@ class Pace:
     steps: int
     show_every: int
     checkpoint_every: int
+
+
+def run_folder(out: str | Path | None, resume: bool) -> Path | None:
+    """Where a run writes, if it does.
+
+    Raises:
+        ConfigError: it is to resume, and there is nowhere to resume from.
+    """
+    if resume and out is None:
+        raise ConfigError("resume: a run goes on from the checkpoint in its folder; name it (out=...).")
+    return None if out is None else Path(out)
 
 
 def train_loop(

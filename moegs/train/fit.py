@@ -26,7 +26,7 @@ from moegs.io import digest
 from moegs.metrics import psnr
 from moegs.render.types import RasterOptions
 from moegs.train._checks import at_least_one
-from moegs.train._loop import Pace, train_loop
+from moegs.train._loop import Pace, run_folder, train_loop
 from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.idle import coloured, giving_way
@@ -143,9 +143,9 @@ def fit_expert(
 
     Raises:
         DivergenceError: a loss or gradient is not finite; the message names it and the step, the checkpoint stays.
-        ConfigError: the checkpoint was written by a run with other settings.
+        ConfigError: the checkpoint was written by a run with other settings, or there is no ``out`` to resume in.
     """
-    folder = None if out is None else Path(out)
+    folder = run_folder(out, resume)
     order = training_order(scene, config.seed, cameras)
     pace = Pace(prior.name, config.steps, 50, config.checkpoint_every)
     with repeatable():

@@ -20,7 +20,7 @@ from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, mixture_key, render_mixture
 from moegs.route.routers import router_from_config
 from moegs.train._checks import at_least_one, at_least_zero
-from moegs.train._loop import Pace, train_loop
+from moegs.train._loop import Pace, run_folder, train_loop
 from moegs.train.average import Average
 from moegs.train.checkpoint import NAME, Checkpoint, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
@@ -119,9 +119,9 @@ def refine_mixture(
 
     Raises:
         DivergenceError: the loss or a gradient is not finite; the message names it and the step, the checkpoint stays.
-        ConfigError: the checkpoint was written by a run with other settings.
+        ConfigError: the checkpoint was written by a run with other settings, or there is no ``out`` to resume in.
     """
-    folder = None if out is None else Path(out)
+    folder = run_folder(out, resume)
     order = training_order(scene, config.seed, cameras)
     pace = Pace("refinement", config.steps, 25, config.checkpoint_every)
     with repeatable():

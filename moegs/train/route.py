@@ -18,7 +18,7 @@ from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one, at_least_zero
-from moegs.train._loop import Pace, train_loop
+from moegs.train._loop import Pace, run_folder, train_loop
 from moegs.train.checkpoint import NAME, Checkpoint, all_moments, load_checkpoint, restoring, same_kind
 from moegs.train.determinism import repeatable
 from moegs.train.losses import photometric_loss
@@ -107,9 +107,10 @@ def fit_router(
 
     Raises:
         DivergenceError: the loss or a gradient is not finite; the message names it and the step, the checkpoint stays.
-        ConfigError: the checkpoint was written by a run with other settings, or ``start`` has another shape.
+        ConfigError: the checkpoint was written by a run with other settings, ``start`` has another shape, or there is
+            no ``out`` to resume in.
     """
-    folder = None if out is None else Path(out)
+    folder = run_folder(out, resume)
     order = training_order(scene, config.seed, cameras)
     frozen = {n: Expert(e.prior, {k: v.detach() for k, v in e.params.items()}, e.options, e.background, e.decoder, e.meta)
               for n, e in experts.items()}  # fmt: skip

@@ -131,6 +131,11 @@ def test_resuming_from_another_start_is_refused(tmp_path, experts):
         fit_router(scene, experts, QUICK, out=tmp_path, resume=True, progress=False)
 
 
+def test_there_must_be_a_folder_to_resume_from(experts):
+    with pytest.raises(ConfigError, match="resume: .* name it"):
+        fit_router(small_scene(), experts, QUICK, resume=True, progress=False)
+
+
 def test_a_start_of_another_shape_is_refused(experts):
     start = VolumePixelRouter([3] * len(experts))
     with pytest.raises(ConfigError, match=r"start: base: expected \(\d+,\) for these experts .* got \(6,\)"):
