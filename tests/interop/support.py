@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moegs.expert import Expert
 from moegs.gaussians.container import Gaussians, covariances
 from moegs.gaussians.quaternions import covariance
 from tests.support import shared
@@ -40,6 +42,11 @@ def close(found: Tensor, expected: Tensor, atol: float, what: str) -> None:
     assert found.shape == expected.shape, f"{what}: {list(found.shape)} for {list(expected.shape)}"
     worst = float((found.double() - expected.double()).abs().max())
     assert worst <= atol, f"{what}: off by {worst:.3g}, allowed {atol:g}"
+
+
+def header(expert: Expert) -> dict[str, Any]:
+    """All of an expert but its tensors."""
+    return {name: value for name, value in vars(expert).items() if name != "params"}
 
 
 def assert_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
