@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.errors import ConfigError, ShapeError
+from moegs.metrics.check import same_images
 from moegs.train.losses import photometric_loss
 
 
@@ -32,7 +33,7 @@ def distillation_loss(
 
     Raises:
         ConfigError: ``weight`` is not in [0, 1].
-        ShapeError: the images and the gate are not one grid.
+        ShapeError: the three images and the gate are not one grid.
 
     Example:
         >>> import torch
@@ -42,6 +43,8 @@ def distillation_loss(
     """
     if not 0.0 <= weight <= 1.0:
         raise ConfigError(f"distillation_loss: expected a weight in [0, 1], got {weight}.")
+    same_images("distillation_loss: photograph", image, truth)
+    same_images("distillation_loss: teacher", image, teacher)
     if gate.shape != image.shape[:2]:
         raise ShapeError(f"distillation_loss: gate {list(gate.shape)} does not match image {list(image.shape)}.")
     own, others = gate.detach()[..., None], 1 - gate.detach()[..., None]

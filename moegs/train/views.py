@@ -49,13 +49,14 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
     """All training cameras (or some of them) and all frames of a scene.
 
     Raises:
-        ConfigError: no cameras are left to train on, or the scene has no such camera.
+        ConfigError: no cameras are left to train on, or one of them is not a training camera of the scene.
     """
     chosen = scene.train if cameras is None else cameras
     if not chosen:
         raise ConfigError("cameras: expected at least one to train on, got none.")
-    if foreign := [i for i in chosen if not 0 <= i < len(scene.cameras)]:
-        raise ConfigError(f"cameras: expected indices from 0 to {len(scene.cameras) - 1}, got {foreign[0]}.")
+    if foreign := [i for i in chosen if i not in scene.train]:
+        known = "held out for the test" if foreign[0] in scene.test else "not in the scene"
+        raise ConfigError(f"cameras: expected some of the training cameras {list(scene.train)}, got {foreign[0]}, {known}.")
     return ViewOrder(chosen, tuple(range(scene.n_frames)), seed)
 
 

@@ -112,9 +112,9 @@ def fewest_tiles(
     for camera, frame in _views("fewest tiles", scene, cameras, every, progress):
         render = render_mixture(mixture, scene.cameras[camera], scene.time(frame), backend=backend)
         truth = scene.image(camera, frame)
-        frames.append(torch.stack([_tile_errors(_shared_out(render, chosen), truth) for chosen in subsets]))
+        frames.append(torch.stack([_tile_errors(_shared_out(render, chosen), truth) for chosen in subsets]).double())
     sizes = torch.tensor([float(len(chosen)) for chosen in subsets])
-    return _least_for(torch.stack(frames).double(), sizes.double() / k, loss)
+    return _least_for(frames, sizes.double() / k, loss)
 
 
 def _shared_out(render: MixtureRender, chosen: tuple[int, ...]) -> Float[Tensor, "h w 3"]:
@@ -130,17 +130,17 @@ def _tile_errors(image: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -
 
 
 def _least_for(
-    errors: Float[Tensor, "frames subsets tiles"], shares: Float[Tensor, "subsets"], loss: float
+    frames: list[Float[Tensor, "subsets tiles"]], shares: Float[Tensor, "subsets"], loss: float
 ) -> dict[str, float]:
     """The dearest price of a share at which the loss is kept; the last subset is that of all experts."""
-    whole = errors[:, -1].sum(-1)
+    whole = torch.stack([errors[-1].sum() for errors in frames])
     wanted = float(-10 * whole.log10().mean()) - loss
 
     def at(price: float) -> dict[str, float]:
         # a frame's PSNR falls with the logarithm of its error: to first order, with the error over the whole's
-        choice = (errors / whole[:, None, None] + price * shares[:, None]).argmin(1)
-        left = errors.gather(1, choice[:, None]).sum((1, 2))
-        return {"tiles": float(shares[choice].mean()), "psnr": float(-10 * left.log10().mean())}
+        chosen = [(e / w + price * shares[:, None]).argmin(0) for e, w in zip(frames, whole, strict=True)]
+        left = torch.stack([e.gather(0, c[None]).sum() for e, c in zip(frames, chosen, strict=True)])
+        return {"tiles": float(shares[torch.cat(chosen)].mean()), "psnr": float(-10 * left.log10().mean())}
 
     low, high = -30.0, 10.0  # powers of two
     for _ in range(40):

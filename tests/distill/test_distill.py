@@ -91,6 +91,10 @@ def test_loss_refuses():
         distillation_loss(image, truth, teacher, gate, 1.5)
     with pytest.raises(ShapeError, match="gate"):
         distillation_loss(image, truth, teacher, gate[1:])
+    with pytest.raises(ShapeError, match="photograph"):
+        distillation_loss(image, truth[:1], teacher, gate)
+    with pytest.raises(ShapeError, match="teacher"):
+        distillation_loss(image, truth, teacher[..., :1], gate)
 
 
 def test_cache_holds_what_the_mixture_renders(tmp_path):

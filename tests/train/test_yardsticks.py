@@ -76,6 +76,23 @@ def test_fewer_tiles_cost_no_more_than_they_may(mixture, loss: float):
     assert found["psnr"] >= whole - loss - 1e-3
 
 
+def test_cameras_of_two_sizes_are_counted_together(mixture):
+    scene = small_scene()
+    cameras = [replace(c, width=c.width + 20 * (i == 1)) for i, c in enumerate(scene.cameras)]
+    photographs = {i: scene.image(i, 0).new_zeros(c.height, c.width, 3) + 0.5 for i, c in enumerate(cameras)}
+
+    @dataclass(frozen=True)
+    class Grey:
+        def image(self, camera: int, frame: int) -> torch.Tensor:
+            return photographs[camera]
+
+    wide = replace(scene, cameras=tuple(cameras), frames=Grey())
+    alone = [fewest_tiles(mixture, wide, 0.0, (i,))["psnr"] for i in (0, 1)]
+    both = fewest_tiles(mixture, wide, 0.0, (0, 1))
+    assert both["psnr"] == pytest.approx(sum(alone) / 2, abs=0.05)
+    assert 0.5 <= both["tiles"] <= 1
+
+
 def test_no_frame_in_zero_is_no_choice(mixture):
     with pytest.raises(ConfigError, match="every of at least 1, got 0"):
         yardsticks(mixture, small_scene(), every=0)
