@@ -230,7 +230,10 @@ class Embedding(Prior):
 
     def regularise(self, params: Params, t: float | Tensor) -> Float[Tensor, ""]:
         """Smoothness of the embeddings in space and of the temporal codes in time, and the mean opacity."""
-        loss = self.opacity_weight * mean_opacity(need(params, "gaussian.opacities"), self.opacity_of_mean)
+        opacities = need(params, "gaussian.opacities")
+        if not len(opacities):  # pruning may leave an expert nothing, which has no mean
+            return opacities.sum()
+        loss = self.opacity_weight * mean_opacity(opacities, self.opacity_of_mean)
         if self.smoothness:
             loss = loss + self.smoothness * unevenness(params, self)
         if self.temporal_tv and self.rows > 1:

@@ -232,9 +232,9 @@ def PixelRouter(  # noqa: N802 - reads as a class
 
 
 def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:
-    """Rebuild an (untrained) router from :meth:`VolumePixelRouter.to_config`."""
+    """Rebuild an (untrained) router from :meth:`VolumePixelRouter.to_config`; draws nothing from torch's global generator."""
     config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
-    return VolumePixelRouter(saved["counts"], RouterConfig(**config))
+    return VolumePixelRouter(saved["counts"], RouterConfig(**config), generator=torch.Generator().manual_seed(0))
 
 
 def group_tags(counts: Sequence[int]) -> Tensor:

@@ -255,3 +255,15 @@ def test_a_start_has_the_same_bytes_whatever_was_drawn_before(name):
     prior, points = deform.get(name).for_clip(6), torch.rand(9, 3, generator=torch.Generator().manual_seed(3))
     starts = [prior.init(PointCloud(points, points, None), torch.Generator().manual_seed(1)) for _ in range(3)]
     assert len({digest(start) for start in starts}) == 1
+
+
+@every_prior
+def test_no_gaussians_regularise_to_nothing(name):
+    prior, params = make(name)
+    none = take(params, torch.zeros(N, dtype=torch.bool))
+    learnt = {k: v.clone().requires_grad_(k in prior.param_groups(none, 1.0)) for k, v in none.items()}
+    loss = prior.regularise(learnt, 0.4)
+    assert torch.isfinite(loss)
+    if loss.requires_grad:
+        loss.backward()
+    assert all(torch.isfinite(v.grad).all() for v in learnt.values() if v.grad is not None)

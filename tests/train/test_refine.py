@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 
 from moegs.deform import get
 from moegs.errors import ConfigError, DivergenceError, FormatError
+from moegs.expert import Expert
+from moegs.gaussians.params import count, take
+from moegs.route import Mixture, VolumePixelRouter
 from moegs.train import (
     FitConfig,
     RefineConfig,
@@ -134,3 +137,21 @@ def test_stops_at_a_loss_that_is_not_finite(monkeypatch, mixture):
     monkeypatch.setattr(module, "photometric_loss", lambda *args: torch.tensor(torch.nan, requires_grad=True))
     with pytest.raises(DivergenceError, match="step 0"):
         refine_mixture(small_scene(), mixture, QUICK, progress=False)
+
+
+def test_refining_draws_nothing_from_the_global_generator(mixture):
+    before = torch.get_rng_state()
+    refine_mixture(small_scene(), mixture, RefineConfig(steps=1), progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_expert_that_pruning_emptied_is_refined_along():
+    scene = small_scene()
+    prior, other = get("embedding").for_clip(4), get("polynomial").for_clip(4)
+    params = prior.init(scene.cloud)
+    empty = Expert(prior, take(params, torch.zeros(count(params), dtype=torch.bool)))
+    full = Expert(other, other.init(scene.cloud))
+    both = Mixture({"empty": empty, "full": full}, VolumePixelRouter([0, len(full)]))
+    refined = refine_mixture(scene, both, RefineConfig(steps=3), progress=False)
+    assert len(refined.experts["empty"]) == 0
+    assert not torch.equal(refined.experts["full"].params["gaussian.means"], full.params["gaussian.means"])
