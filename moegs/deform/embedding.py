@@ -230,10 +230,7 @@ class Embedding(Prior):
 
     def regularise(self, params: Params, t: float | Tensor) -> Float[Tensor, ""]:
         """Smoothness of the embeddings in space and of the temporal codes in time, and the mean opacity."""
-        opacities = need(params, "gaussian.opacities")
-        if not len(opacities):  # pruning may leave an expert nothing, which has no mean
-            return opacities.sum()
-        loss = self.opacity_weight * mean_opacity(opacities, self.opacity_of_mean)
+        loss = self.opacity_weight * mean_opacity(need(params, "gaussian.opacities"), self.opacity_of_mean)
         if self.smoothness:
             loss = loss + self.smoothness * unevenness(params, self)
         if self.temporal_tv and self.rows > 1:
@@ -329,7 +326,9 @@ def temporal_code(weight: Float[Tensor, "m c"], time: Float[Tensor, ""], rows: i
 
 
 def mean_opacity(logits: Float[Tensor, "n"], of_mean: bool = False) -> Float[Tensor, ""]:
-    """Mean opacity, or the opacity of the mean logit."""
+    """Mean opacity, or the opacity of the mean logit; 0 of no Gaussians, which pruning may leave."""
+    if not len(logits):
+        return logits.sum()
     return torch.sigmoid(logits.mean()) if of_mean else torch.sigmoid(logits).mean()
 
 

@@ -14,6 +14,7 @@ from moegs.io import finite
 from moegs.progress import progress_bar
 from moegs.train.evaluate import Evaluation, Renderer, evaluate, expert_renderer, mixture_renderer
 from moegs.train.route import RouteConfig, fit_router
+from moegs.train.views import only_training
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ def rank_subsets(
         ConfigError: a camera is held out, or there are fewer experts than the smallest size.
     """
     chosen = validation_cameras(scene, config.validation) if cameras is None else tuple(cameras)
-    if foreign := sorted(set(chosen) - set(scene.train)):
-        raise ConfigError(f"validation: camera {foreign[0]} is no training camera; held-out cameras are for the test.")
+    only_training("validation", scene, chosen)
     subsets = [s for n in sorted({1, *config.sizes}) for s in combinations(experts, n)]
     if max(len(s) for s in subsets) < min(config.sizes):
         raise ConfigError(f"select: expected at least {min(config.sizes)} experts, got {len(experts)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,10 +54,17 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
     chosen = scene.train if cameras is None else cameras
     if not chosen:
         raise ConfigError("cameras: expected at least one to train on, got none.")
-    if foreign := [i for i in chosen if i not in scene.train]:
-        known = "held out for the test" if foreign[0] in scene.test else "not in the scene"
-        raise ConfigError(f"cameras: expected some of the training cameras {list(scene.train)}, got {foreign[0]}, {known}.")
+    only_training("cameras", scene, chosen)
     return ViewOrder(chosen, tuple(range(scene.n_frames)), seed)
+
+
+def only_training(name: str, scene: Scene, cameras: Iterable[int]) -> None:
+    """Raise a :class:`ConfigError` about ``name`` if a camera is held out or not in the scene."""
+    if foreign := sorted(set(cameras) - set(scene.train)):
+        raise ConfigError(
+            f"{name}: expected some of {list(scene.train)}; camera {foreign[0]} is no training camera, and held-out "
+            "cameras are for the test."
+        )
 
 
 def view_at(scene: Scene, order: ViewOrder, step: int) -> View:

@@ -117,3 +117,10 @@ def test_a_clip_is_known_by_its_calibration_and_pictures():
 def test_cameras_that_a_scene_does_not_have_are_refused(cameras):
     with pytest.raises(ConfigError, match="cameras: expected"):
         training_order(small_scene(), 0, cameras)
+
+
+def test_nobody_trains_on_what_is_held_out():
+    scene = small_scene()
+    assert training_order(scene, cameras=(2,)).cameras == (2,)
+    with pytest.raises(ConfigError, match=r"cameras: expected some of \[1, 2\]; camera 0 is no training camera"):
+        training_order(scene, cameras=(1, 0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.render import Camera
-from moegs.train.views import stacking_split, training_order
+from moegs.train.views import stacking_split
 from tests.train.scenes import small_scene
 
 
@@ -71,10 +71,3 @@ def test_no_swap_would_stand_more_evenly(places):
 def test_both_sides_need_a_camera(n):
     with pytest.raises(ConfigError, match="expected to keep 1 to 1 training cameras"):
         stacking_split(small_scene(), n)
-
-
-def test_nobody_trains_on_what_is_held_out():
-    scene = small_scene()
-    assert training_order(scene, cameras=(2,)).cameras == (2,)
-    with pytest.raises(ConfigError, match=r"\[1, 2\], got 0, held out"):
-        training_order(scene, cameras=(1, 0))
