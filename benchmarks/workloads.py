@@ -46,7 +46,10 @@ def render_forward(scene: BenchScene, backend: str) -> Call:
 
 def render_forward_backward(scene: BenchScene, backend: str, groups: Tensor | None = None) -> Call:
     """The image and the gradients to means, quaternions, scales, opacities, harmonics and features."""
-    leaves, weights = leaves_of(scene.gaussians), image_weights(scene)
+    leaves, weights = leaves_of(scene.gaussians), image_weights(scene).split([3, scene.channels - 3], dim=-1)
+    if groups is not None:
+        weights = [w.expand(int(groups.max()) + 1, *w.shape) for w in weights]
+    upstream = [w.contiguous() for w in weights if w.shape[-1]]  # as a loss hands them on
     features = None if scene.features is None else scene.features.detach().clone().requires_grad_()
     inputs = [*leaves.values(), *([] if features is None else [features])]
 
@@ -54,7 +57,6 @@ def render_forward_backward(scene: BenchScene, backend: str, groups: Tensor | No
         gaussians = Gaussians(**leaves)
         render = rasterize(gaussians, scene.camera, features=features, groups=groups, backend=backend)
         images = [render.color, *([] if features is None else [render.features])]
-        upstream = [weights[..., :3].expand_as(images[0]), *(weights[..., 3:].expand_as(i) for i in images[1:])]
         torch.autograd.grad(images, inputs, upstream)
 
     return call
