@@ -63,13 +63,26 @@ def render_forward_backward(scene: BenchScene, backend: str, groups: Tensor | No
 
 
 def three_groups(scene: BenchScene, backend: str) -> dict[str, Call]:
-    """Three experts' Gaussians in one call and in three, and all of them as one model."""
-    tags = torch.arange(len(scene.gaussians)) % 3
-    parts = [replace(scene, gaussians=scene.gaussians[tags == k]) for k in range(3)]
-    alone = [render_forward_backward(part, backend) for part in parts]
+    """Three experts' Gaussians in one call and in three, and all of them as one model.
+
+    As a mixture has them: the experts stacked in order, and one loss of all pictures, so that no call's backward can begin
+    before the last one's pictures are there. "Mixed up" are the same groups with their Gaussians in turns.
+    """
+    mixed = torch.arange(len(scene.gaussians)) % 3
+    tags, order = mixed.sort(stable=True)
+    stacked = replace(scene, gaussians=scene.gaussians[order])
+    parts = [leaves_of(scene.gaussians[mixed == k]) for k in range(3)]
+    inputs = [leaf for part in parts for leaf in part.values()]
+    weights = [image_weights(scene)[..., :3].contiguous() for _ in parts]
+
+    def three() -> None:
+        images = [rasterize(Gaussians(**part), scene.camera, backend=backend).color for part in parts]
+        torch.autograd.grad(images, inputs, weights)
+
     return {
-        "one call with 3 groups": render_forward_backward(scene, backend, tags),
-        "three calls": lambda: [call() for call in alone],
+        "one call with 3 groups": render_forward_backward(stacked, backend, tags),
+        "three calls": three,
+        "mixed up": render_forward_backward(scene, backend, mixed),
         "one model": render_forward_backward(scene, backend),
     }
 

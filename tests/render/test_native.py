@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moegs.errors import ShapeError
 from moegs.gaussians import Gaussians, covariances
 from moegs.render import Camera, RasterOptions, native, rasterize
 from moegs.render.projection import project
@@ -104,15 +105,42 @@ GROUP_OPTIONS = (
 )
 
 
-def test_groups_agree_with_the_reference():
-    groups = torch.arange(150) * 7 % 3
-    assert_agree(random_gaussians(150, 7), camera(), features=4, groups=groups, options=GROUP_OPTIONS)
+# Rows of groups mixed up, and lying together: the kernels draw these otherwise than those.
+TAGS = {"mixed up": lambda n: torch.arange(n) * 5 % 3, "together": lambda n: torch.arange(n) * 3 // n}
+every_order = pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
 
 
+@every_order
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_groups_agree_with_the_reference(tags, absgrad):
+    more = {"features": 4, "absgrad": absgrad}
+    assert_agree(random_gaussians(150, 7), camera(), groups=tags(150), options=GROUP_OPTIONS, **more)
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_group_of_no_gaussians_shows_its_background(empty):
+    groups = torch.tensor([k for k in range(3) if k != empty]).repeat_interleave(40)
+    assert_agree(random_gaussians(80, 7), camera(), features=2, groups=groups, options=GROUP_OPTIONS)
+    background = torch.rand(3, 3)
+    out = rasterize(random_gaussians(80, 7), camera(), groups=groups, options=GROUP_OPTIONS, background=background,
+                    backend="native")  # fmt: skip
+    assert torch.equal(out.color[empty], background[empty].expand_as(out.color[empty]))
+    assert not out.alpha[empty].any() and out.alpha.flatten(1).any(1).sum() == 2
+
+
+def test_a_value_that_is_not_finite_is_found_in_every_group():
+    for row in (3, 45, 89):
+        gaussians = random_gaussians(90, 7)
+        gaussians.means[row, 1] = float("nan")
+        with pytest.raises(ShapeError, match=f"means.*{row}"):
+            rasterize(gaussians, camera(), groups=TAGS["together"](90), backend="native")
+
+
+@every_order
 @pytest.mark.parametrize("features", [0, 3, 6])
-def test_groups_equal_separate_calls_to_the_last_bit(isa, features):
+def test_groups_equal_separate_calls_to_the_last_bit(isa, features, tags):
     n, cam = 200, camera(50, 35)
-    gaussians, groups = random_gaussians(n, 8), torch.arange(n) * 5 % 3
+    gaussians, groups = random_gaussians(n, 8), tags(n)
     background = torch.rand(3, 3)
     values = torch.randn(n, features) if features else None
     g, inputs = leaves(gaussians)
@@ -137,8 +165,11 @@ def test_shapes_given_in_both_ways_agree(isa, compensate):
     assert_agree(mixed_gaussians(100, 4), camera(), options=RasterOptions(eps2d=0.1, compensate=compensate))
 
 
-def test_shapes_given_in_both_ways_equal_each_alone_to_the_last_bit(isa):
+@pytest.mark.parametrize("together", [False, True])
+def test_shapes_given_in_both_ways_equal_each_alone_to_the_last_bit(isa, together):
     gaussians, cam = mixed_gaussians(200, 8), camera(50, 35)
+    if together:
+        gaussians = gaussians[gaussians.by_covar.int().argsort(stable=True)]
     groups = gaussians.by_covar.int()
     g, inputs = leaves(gaussians)
     whole = rasterize(g, cam, groups=groups, options=GROUP_OPTIONS[:2], backend="native")

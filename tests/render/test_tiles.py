@@ -22,8 +22,9 @@ def pixels(tiles: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_chosen_tiles_are_as_in_the_whole_image(backend: str):
-    gaussians, tags = random_gaussians(60), torch.arange(60) % 2
+@pytest.mark.parametrize("tags", [torch.arange(60) % 2, torch.arange(60) // 30], ids=["mixed up", "together"])
+def test_chosen_tiles_are_as_in_the_whole_image(backend: str, tags: torch.Tensor):
+    gaussians = random_gaussians(60)
     background = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     whole = rasterize(gaussians, camera(), groups=tags, background=background, backend=backend)
     part = rasterize(gaussians, camera(), groups=tags, background=background, tiles=chosen_tiles(), backend=backend)

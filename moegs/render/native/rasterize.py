@@ -57,8 +57,10 @@ class _Frame:
 
 
 def rasterize_native(inputs: RasterInputs) -> RasterOutputs:
-    """Backend function: all groups in one projection, one sort and one pass.
+    """Backend function: all groups in one call.
 
+    Groups whose rows lie together, as those of experts stacked in order, are drawn one after the other, which finds what
+    they write still in the cache; groups that are mixed up share one projection, one sort and one pass, which is slower.
     Computes in float32 whatever the dtype of the inputs; images and gradients come back in that dtype. The result does
     not depend on the number of threads, nor, for a group, on which other groups are drawn with it.
 

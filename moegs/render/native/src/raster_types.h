@@ -28,6 +28,7 @@ struct Scene {
   const float *means, *quats, *scales, *covars, *opacities, *sh, *features;
   const uint8_t* by_covar;  // which rows are given by covars where quats and scales are there too; null: not mixed
   const int32_t* groups;
+  const int64_t* first_of;  // [groups + 1]: each group's first row, then n; null: groups are mixed up, or there is one
   const uint8_t* tiles;  // [groups, tiles_y, tiles_x]: which lists are drawn; null: all
   const GroupOptions* options;
   float rotation[9], translation[3], centre[3];

@@ -6,6 +6,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -44,6 +45,7 @@ struct Call {
   MaybeMask tiles;
   Floats background;
   std::vector<moegs::GroupOptions> options;
+  std::vector<int64_t> first_of;
   Scene scene{};
 };
 
@@ -72,12 +74,21 @@ void check_groups(const Call& c) {
                              " is not one of 0 to " + std::to_string(c.scene.n_groups - 1)).c_str());
 }
 
+// Where each group begins, if all of its rows lie together and the groups are in order, as those of stacked scenes.
+void find_groups(Call& c) {
+  if (!c.groups || c.scene.n_groups < 2) return;
+  const int32_t* tags = c.groups->data();
+  if (!std::is_sorted(tags, tags + c.scene.n)) return;
+  for (int g = 0; g <= c.scene.n_groups; ++g) c.first_of.push_back(std::lower_bound(tags, tags + c.scene.n, g) - tags);
+  c.scene.first_of = c.first_of.data();
+}
+
 std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, MaybeFloats quats, MaybeFloats scales,
                                 MaybeFloats covars, MaybeMask by_covar, MaybeFloats features, MaybeTags groups,
                                 MaybeMask tiles, Floats background, const std::vector<std::array<float, 4>>& options,
                                 std::array<float, 19> camera, int width, int height) {
   auto c = std::make_unique<Call>(
-      Call{means, opacities, sh, quats, scales, covars, by_covar, features, groups, tiles, background, {}, {}});
+      Call{means, opacities, sh, quats, scales, covars, by_covar, features, groups, tiles, background, {}, {}, {}});
   Scene& s = c->scene;
   const size_t n = opacities.size();
   fill_view(s, {camera, width, height});
@@ -104,6 +115,7 @@ std::unique_ptr<Call> make_call(Floats means, Floats opacities, Floats sh, Maybe
   s.tiles = tiles ? tiles->data() : nullptr;
   s.options = c->options.data();
   check_groups(*c);
+  find_groups(*c);
   return c;
 }
 
@@ -122,9 +134,7 @@ std::unique_ptr<moegs::Trace> forward(const Call& c, Floats color, Floats depth,
   const moegs::Images images = images_of(c, color, depth, alpha, features);
   expect("radii", radii, 2 * size_t(c.scene.n));
   nb::gil_scoped_release release;
-  auto trace = moegs::forward(c.scene, c.background.data(), images, radii.data(), threads);
-  trace->radii = radii.data();
-  return trace;
+  return moegs::forward(c.scene, c.background.data(), images, radii.data(), threads);
 }
 
 // Gradient arrays in the order means, quats, scales, covars, opacities, sh, features, probe, viewmat, background.
@@ -138,7 +148,7 @@ moegs::Grads grads_of(const Call& c, const GradArrays& g) {
   return {data(g[0]), data(g[1]), data(g[2]), data(g[3]), data(g[4]), data(g[5]), data(g[6]), data(g[7]), nullptr};
 }
 
-void backward(const Call& c, moegs::Trace& trace, Floats radii, std::array<MaybeFloats, 4> images,
+void backward(const Call& c, const moegs::Trace& trace, Floats radii, std::array<MaybeFloats, 4> images,
               std::array<MaybeFloats, 4> given, GradArrays wanted, bool absolute, int threads) {
   const moegs::Images seen = images_of(c, images[0].value(), images[1].value(), images[2].value(), images[3]);
   const size_t p = pixels(c), widths[4] = {3, 1, 1, size_t(c.scene.n_features)};
@@ -146,9 +156,8 @@ void backward(const Call& c, moegs::Trace& trace, Floats radii, std::array<Maybe
   expect("radii", radii, 2 * size_t(c.scene.n));
   const moegs::Grads grads = grads_of(c, wanted);
   const moegs::ImageGrads in{data(given[0]), data(given[1]), data(given[2]), data(given[3])};
-  trace.radii = radii.data();
   nb::gil_scoped_release release;
-  moegs::backward(c.scene, trace, seen, in, grads, absolute, data(wanted[8]), data(wanted[9]), threads);
+  moegs::backward(c.scene, trace, radii.data(), seen, in, grads, absolute, data(wanted[8]), data(wanted[9]), threads);
 }
 
 // Arrays in the order means2d, conics, depths, colors, opacities, and for project also radii.

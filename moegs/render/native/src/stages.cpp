@@ -64,7 +64,7 @@ inline void each_tile(const Box& b, const Scene& s, Visit&& visit) {
 
 // Counting sort of the depth-ordered Gaussians into tile lists. Each piece takes a run of them: first it counts, then,
 // knowing what the pieces before it put into every list, it fills. The lists do not depend on the number of pieces.
-void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int threads) {
+void fill_lists(const Scene& s, Pass& t, const uint64_t* order, Lease& tmp, int threads) {
   const size_t lists = t.n_lists;
   const size_t most = std::max<size_t>(1, (size_t(1) << 22) / lists);
   const size_t pieces = threads > 1 ? std::min<size_t>({size_t(threads) * 2, most, t.n_drawn / 1024 + 1}) : 1;
@@ -104,7 +104,7 @@ void fill_lists(const Scene& s, Trace& t, const uint64_t* order, Lease& tmp, int
 }
 
 // Projects all chunks. Returns the drawn Gaussians' keys, one after the other.
-uint64_t* project_all(const Scene& s, Trace& t, float* radii, Lease& tmp, int threads) {
+uint64_t* project_all(const Scene& s, Pass& t, float* radii, Lease& tmp, int threads) {
   const size_t chunks = chunks_of(s.n);
   t.records = t.lease->a.get<Record>(size_t(s.n));
   t.chunk_slot = t.lease->b.get<uint64_t>(chunks + 1);
@@ -132,7 +132,7 @@ void check_entries(const Scene& s, uint64_t entries) {
                        " can be held; are their scales sound? Otherwise render a smaller image or fewer Gaussians at a time");
 }
 
-std::vector<Channel> channels_of(const Scene& s, const Trace& t, const Images& image, const ImageGrads* grads) {
+std::vector<Channel> channels_of(const Scene& s, const Pass& t, const Images& image, const ImageGrads* grads) {
   constexpr size_t stride = sizeof(Record) / sizeof(float);
   const size_t f = size_t(s.n_features);
   const float* color = reinterpret_cast<const float*>(t.records) + offsetof(Record, color) / sizeof(float);
@@ -147,7 +147,7 @@ std::vector<Channel> channels_of(const Scene& s, const Trace& t, const Images& i
   return all;
 }
 
-TileJob tile_job(const Scene& s, const Trace& t, const std::vector<Channel>& channels, float* alpha) {
+TileJob tile_job(const Scene& s, const Pass& t, const std::vector<Channel>& channels, float* alpha) {
   TileJob job{};
   job.records = t.records;
   job.entries = t.entries;
@@ -173,11 +173,13 @@ void each_list(size_t lists, int threads, F&& tile) {
   });
 }
 
-// Gradient of the 4x4 view matrix from the chunks' sums: rotation, translation, and the camera centre -R^T t.
-void pose_gradient(const Scene& s, const double* sums, size_t chunks, float* viewmat) {
-  double g[kPoseTerms] = {};
+void add_pose(const double* sums, size_t chunks, double* total) {
   for (size_t c = 0; c < chunks; ++c)
-    for (int i = 0; i < kPoseTerms; ++i) g[i] += sums[c * kPoseTerms + i];
+    for (int i = 0; i < kPoseTerms; ++i) total[i] += sums[c * kPoseTerms + i];
+}
+
+// Gradient of the 4x4 view matrix from that of rotation, translation, and the camera centre -R^T t.
+void pose_gradient(const Scene& s, const double* g, float* viewmat) {
   std::fill(viewmat, viewmat + 16, 0.0f);
   for (int i = 0; i < 3; ++i) {
     double shift = g[9 + i];
@@ -199,7 +201,7 @@ void background_gradient(const Scene& s, const float* alpha, const float* grad_c
   }
 }
 
-SlotLayout layout_of(const Scene& s, const Trace& t, const ImageGrads& given, bool geometry, bool absolute) {
+SlotLayout layout_of(const Scene& s, const Pass& t, const ImageGrads& given, bool geometry, bool absolute) {
   SlotLayout layout{};
   int column = geometry ? int(kSlotGeometry) + (absolute ? 2 : 0) : 0;
   const auto place = [&column](bool there, int width) {
@@ -216,12 +218,50 @@ SlotLayout layout_of(const Scene& s, const Trace& t, const ImageGrads& given, bo
   return layout;
 }
 
-}  // namespace
+float* row(float* base, int64_t first, int width) { return base != nullptr ? base + first * width : nullptr; }
+const float* row(const float* base, int64_t first, int width) { return base != nullptr ? base + first * width : nullptr; }
 
-Trace::Trace() : lease(traces()) {}
+size_t pixels(const Scene& s) { return size_t(s.width) * s.height; }
 
-std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Images& images, float* radii, int threads) {
-  auto t = std::make_unique<Trace>();
+// One group as a scene of its own, and what is its part of pictures and gradients.
+struct Part {
+  int group;
+  int64_t first;  // row
+  Scene scene;
+
+  Images images(const Images& all) const {
+    const int64_t p = int64_t(group * pixels(scene));
+    return {row(all.color, p, 3), row(all.depth, p, 1), row(all.alpha, p, 1), row(all.features, p, scene.n_features)};
+  }
+  ImageGrads given(const ImageGrads& all) const {
+    const int64_t p = int64_t(group * pixels(scene));
+    return {row(all.color, p, 3), row(all.depth, p, 1), row(all.alpha, p, 1), row(all.features, p, scene.n_features)};
+  }
+  Grads wanted(const Grads& all) const {
+    return {row(all.means, first, 3), row(all.quats, first, 4), row(all.scales, first, 3), row(all.covars, first, 9),
+            row(all.opacities, first, 1), row(all.sh, first, 3 * scene.sh_terms),
+            row(all.features, first, scene.n_features), row(all.probe, first, 2), nullptr};
+  }
+};
+
+size_t passes_of(const Scene& s) { return s.first_of != nullptr ? size_t(s.n_groups) : 1; }
+
+Part part_of(const Scene& s, size_t group) {
+  if (s.first_of == nullptr) return {0, 0, s};
+  const int64_t i = s.first_of[group];
+  Scene p = s;
+  p.n = s.first_of[group + 1] - i, p.n_groups = 1;
+  p.groups = nullptr, p.first_of = nullptr;
+  p.means = row(s.means, i, 3), p.quats = row(s.quats, i, 4), p.scales = row(s.scales, i, 3), p.covars = row(s.covars, i, 9);
+  p.opacities = row(s.opacities, i, 1), p.sh = row(s.sh, i, 3 * s.sh_terms), p.features = row(s.features, i, s.n_features);
+  if (s.by_covar != nullptr) p.by_covar = s.by_covar + i;
+  if (s.tiles != nullptr) p.tiles = s.tiles + group * s.tiles_x * s.tiles_y;
+  p.options = s.options + group;
+  return {int(group), i, p};
+}
+
+std::unique_ptr<Pass> forward_pass(const Scene& s, const float* background, const Images& images, float* radii, int threads) {
+  auto t = std::make_unique<Pass>();
   Lease tmp(scratch());
   uint64_t* keys = project_all(s, *t, radii, tmp, threads);
   if (!t->finite) return t;
@@ -241,12 +281,12 @@ std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Im
   return t;
 }
 
-void backward(const Scene& s, const Trace& t, const Images& images, const ImageGrads& given, const Grads& wanted,
-              bool absolute, float* viewmat, float* background, int threads) {
+void backward_pass(const Scene& s, const Pass& t, const float* radii, const Images& images, const ImageGrads& given,
+                   const Grads& wanted, bool absolute, double* pose, float* background, int threads) {
   Lease tmp(scratch());
   const size_t chunks = chunks_of(s.n);
   Grads grads = wanted;
-  if (viewmat != nullptr) grads.pose = tmp->c.get<double>(chunks * kPoseTerms);
+  if (pose != nullptr) grads.pose = tmp->c.get<double>(chunks * kPoseTerms);
   const bool geometry = grads.means || grads.quats || grads.scales || grads.covars || grads.opacities || grads.pose || grads.probe;
   const std::vector<Channel> channels = channels_of(s, t, images, &given);
   SlotLayout layout = layout_of(s, t, given, geometry, absolute && grads.probe);
@@ -263,14 +303,43 @@ void backward(const Scene& s, const Trace& t, const Images& images, const ImageG
   each_list(t.n_lists, threads, [&](size_t list) { tile(job, list); });
   const auto chunk = MOEGS_PICK(unproject_chunk);
   parallel(chunks, threads, [&](size_t c) {
-    chunk(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, t.radii, &layout, nullptr, grads);
+    chunk(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, radii, &layout, nullptr, grads);
   });
-  if (viewmat != nullptr) pose_gradient(s, grads.pose, chunks, viewmat);
+  if (pose != nullptr) add_pose(grads.pose, chunks, pose);
   if (background != nullptr) background_gradient(s, images.alpha, given.color, background);
 }
 
+}  // namespace
+
+Pass::Pass() : lease(traces()) {}
+
+// Groups whose rows lie together are drawn one after the other: the buffers that one has just used are still in the cache
+// when the next needs them, most of all the slots of backward. Groups that are mixed up take one pass together.
+std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Images& images, float* radii, int threads) {
+  auto t = std::make_unique<Trace>();
+  for (size_t g = 0; g < passes_of(s) && t->finite; ++g) {
+    const Part p = part_of(s, g);
+    t->passes.push_back(forward_pass(p.scene, background + 3 * g, p.images(images), radii + 2 * p.first, threads));
+    const Pass& pass = *t->passes.back();
+    t->n_entries += pass.n_entries, t->n_drawn += pass.n_drawn;
+    t->finite = pass.finite;
+  }
+  return t;
+}
+
+void backward(const Scene& s, const Trace& t, const float* radii, const Images& images, const ImageGrads& given,
+              const Grads& wanted, bool absolute, float* viewmat, float* background, int threads) {
+  double pose[kPoseTerms] = {};
+  for (size_t g = 0; g < t.passes.size(); ++g) {
+    const Part p = part_of(s, g);
+    backward_pass(p.scene, *t.passes[g], radii + 2 * p.first, p.images(images), p.given(given), p.wanted(wanted), absolute,
+                  viewmat != nullptr ? pose : nullptr, row(background, int64_t(g), 3), threads);
+  }
+  if (viewmat != nullptr) pose_gradient(s, pose, viewmat);
+}
+
 bool project(const Scene& s, const Projection& out, int threads) {
-  Trace t;
+  Pass t;
   Lease tmp(scratch());
   project_all(s, t, out.radii, tmp, threads);
   constexpr float kScale = 1.3862943611198906f;  // 2 ln 2: the record's quadratic form is in powers of two
@@ -287,7 +356,7 @@ bool project(const Scene& s, const Projection& out, int threads) {
 }
 
 void unproject(const Scene& s, const ProjectedGrads& given, const Grads& wanted, float* viewmat, int threads) {
-  Trace t;
+  Pass t;
   Lease tmp(scratch());
   float* radii = t.lease->h.get<float>(size_t(s.n) * 2);
   project_all(s, t, radii, tmp, threads);
@@ -298,7 +367,10 @@ void unproject(const Scene& s, const ProjectedGrads& given, const Grads& wanted,
   parallel(chunks, threads, [&](size_t c) {
     kernel(s, int64_t(c) * kChunk, chunk_end(s, c), t.records, radii, nullptr, &given, grads);
   });
-  if (viewmat != nullptr) pose_gradient(s, grads.pose, chunks, viewmat);
+  if (viewmat == nullptr) return;
+  double pose[kPoseTerms] = {};
+  add_pose(grads.pose, chunks, pose);
+  pose_gradient(s, pose, viewmat);
 }
 
 }  // namespace moegs

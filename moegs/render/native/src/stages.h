@@ -10,18 +10,17 @@
 
 namespace moegs {
 
-constexpr uint64_t kMaxEntries = uint64_t(1) << 27;  // of all tile lists together
+constexpr uint64_t kMaxEntries = uint64_t(1) << 27;  // of all tile lists of a pass together
 
 struct TooManyEntries : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What forward leaves behind for backward. Frees its buffers for other calls when it dies.
-struct Trace {
-  Trace();
+// What forward leaves behind of Gaussians that were drawn together. Frees its buffers for other calls when it dies.
+struct Pass {
+  Pass();
   Lease lease;
   Record* records = nullptr;
-  float* radii = nullptr;
   Entry* entries = nullptr;
   uint64_t* starts = nullptr;
   uint64_t* chunk_slot = nullptr;
@@ -29,6 +28,16 @@ struct Trace {
   uint32_t* used = nullptr;
   uint64_t n_entries = 0, n_drawn = 0;
   size_t n_lists = 0;
+  bool finite = true;
+};
+
+// What forward leaves behind for backward: one pass a group where each group's rows lie together, else one for all.
+struct Trace {
+  Trace() = default;
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+  std::vector<std::unique_ptr<Pass>> passes;
+  uint64_t n_entries = 0, n_drawn = 0;
   bool finite = true;
 };
 
@@ -43,8 +52,8 @@ struct ImageGrads {
 // Radii [n, 2] are written to `radii`; images only where all inputs are finite (Trace::finite).
 std::unique_ptr<Trace> forward(const Scene& scene, const float* background, const Images& images, float* radii, int threads);
 
-// `viewmat` (row-major 4x4) and `background` ([groups, 3]) receive gradients where not null.
-void backward(const Scene& scene, const Trace& trace, const Images& images, const ImageGrads& given, const Grads& wanted,
+// `viewmat` (row-major 4x4) and `background` ([groups, 3]) receive gradients where not null. `radii` are forward's.
+void backward(const Scene& scene, const Trace& trace, const float* radii, const Images& images, const ImageGrads& given, const Grads& wanted,
               bool absolute, float* viewmat, float* background, int threads);
 
 // Projection alone. Rows of Gaussians that are not drawn are zero. Returns whether all inputs are finite.

@@ -79,7 +79,7 @@ class BufferPool {
   }
 
  private:
-  static constexpr size_t kIdle = 4, kKeep = size_t(1) << 31;
+  static constexpr size_t kIdle = 8, kKeep = size_t(1) << 31;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Buffers>> idle_;
 };
