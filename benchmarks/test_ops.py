@@ -35,7 +35,10 @@ def test_native_render_and_gradient(benchmark, scene: BenchScene) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("how", ["one call with 3 groups", "three calls", "mixed up", "one model"])
+@pytest.mark.parametrize(
+    "how",
+    ["one call with 3 groups", "three calls", "pictures of one call", "pictures of three calls", "mixed up", "one model"],
+)
 def test_native_groups(benchmark, scene: BenchScene, how: str) -> None:
     benchmark(workloads.three_groups(scene, "native")[how])
 

@@ -75,13 +75,16 @@ def three_groups(scene: BenchScene, backend: str) -> dict[str, Call]:
     inputs = [leaf for part in parts for leaf in part.values()]
     weights = [image_weights(scene)[..., :3].contiguous() for _ in parts]
 
-    def three() -> None:
-        images = [rasterize(Gaussians(**part), scene.camera, backend=backend).color for part in parts]
-        torch.autograd.grad(images, inputs, weights)
+    def three_pictures() -> list[Tensor]:
+        return [rasterize(Gaussians(**part), scene.camera, backend=backend).color for part in parts]
 
     return {
         "one call with 3 groups": render_forward_backward(stacked, backend, tags),
-        "three calls": three,
+        "three calls": lambda: torch.autograd.grad(three_pictures(), inputs, weights),
+        "pictures of one call": torch.no_grad()(
+            lambda: rasterize(stacked.gaussians, scene.camera, groups=tags, backend=backend)
+        ),
+        "pictures of three calls": torch.no_grad()(three_pictures),
         "mixed up": render_forward_backward(scene, backend, mixed),
         "one model": render_forward_backward(scene, backend),
     }

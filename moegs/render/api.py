@@ -91,7 +91,8 @@ def rasterize(
         (torch.Size([8, 8, 3]), 0.29)
     """
     _check(gaussians, features, groups, probe)
-    all_options = _options_per_group(options, groups)
+    tags = None if groups is None else _Tags.of(groups)
+    all_options = _options_per_group(options, tags)
     camera = camera.like(gaussians.means)
     inputs = RasterInputs(
         gaussians=as_seen(gaussians, camera, all_options, groups),
@@ -99,7 +100,7 @@ def rasterize(
         options=all_options,
         background=_background(background, len(all_options), gaussians.means),
         features=features,
-        groups=None if groups is None else groups.to(torch.int32),
+        groups=None if tags is None else tags.values,
         probe=probe,
         absgrad=absgrad,
         tiles=_tiles(tiles, len(all_options), camera),
@@ -194,20 +195,35 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
             )
 
 
-def _options_per_group(
-    options: RasterOptions | Sequence[RasterOptions], groups: Tensor | None
-) -> tuple[RasterOptions, ...]:
+@dataclass(frozen=True, eq=False)
+class _Tags:
+    """Tags as backends take them, and the least and largest (0 and -1 where there are none)."""
+
+    values: Int[Tensor, "n"]
+    least: int
+    largest: int
+
+    @classmethod
+    def of(cls, groups: Tensor) -> _Tags:
+        if groups.numel() == 0:
+            return cls(groups.to(torch.int32), 0, -1)
+        if groups.device.type != "cpu":
+            least, largest = groups.aminmax()
+            return cls(groups.to(torch.int32), int(least), int(largest))
+        # numpy, because torch would wake its workers for this, which then wait busily on the cores that the kernels need
+        array = groups.numpy()
+        return cls(torch.from_numpy(array.astype("int32", copy=False)), int(array.min()), int(array.max()))
+
+
+def _options_per_group(options: RasterOptions | Sequence[RasterOptions], tags: _Tags | None) -> tuple[RasterOptions, ...]:
     if isinstance(options, RasterOptions):
-        n_groups = 1 if groups is None or groups.numel() == 0 else int(groups.max()) + 1
-        chosen = (options,) * n_groups
+        chosen = (options,) * (1 if tags is None else max(tags.largest + 1, 1))
     else:
         chosen = tuple(options)
-    if groups is None and len(chosen) != 1:
+    if tags is None and len(chosen) != 1:
         raise ConfigError(f"options: expected one without groups, got {len(chosen)}.")
-    if groups is not None and groups.numel() and not (int(groups.min()) >= 0 and int(groups.max()) < len(chosen)):
-        raise ConfigError(
-            f"groups: expected tags 0 to {len(chosen) - 1}, got {int(groups.min())} to {int(groups.max())}."
-        )
+    if tags is not None and (tags.least < 0 or tags.largest >= len(chosen)):
+        raise ConfigError(f"groups: expected tags 0 to {len(chosen) - 1}, got {tags.least} to {tags.largest}.")
     return chosen
 
 
