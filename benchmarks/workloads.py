@@ -14,7 +14,7 @@ from moegs.deform.polynomial import Polynomial
 from moegs.deform.prior import Prior
 from moegs.gaussians import Gaussians
 from moegs.gaussians.cloud import PointCloud
-from moegs.render import rasterize
+from moegs.render import Render, rasterize
 from moegs.route import VolumePixelRouter
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
@@ -75,12 +75,12 @@ def three_groups(scene: BenchScene, backend: str) -> dict[str, Call]:
     inputs = [leaf for part in parts for leaf in part.values()]
     weights = [image_weights(scene)[..., :3].contiguous() for _ in parts]
 
-    def three_pictures() -> list[Tensor]:
-        return [rasterize(Gaussians(**part), scene.camera, backend=backend).color for part in parts]
+    def three_pictures() -> list[Render]:
+        return [rasterize(Gaussians(**part), scene.camera, backend=backend) for part in parts]
 
     return {
         "one call with 3 groups": render_forward_backward(stacked, backend, tags),
-        "three calls": lambda: torch.autograd.grad(three_pictures(), inputs, weights),
+        "three calls": lambda: torch.autograd.grad([x.color for x in three_pictures()], inputs, weights),
         "pictures of one call": torch.no_grad()(
             lambda: rasterize(stacked.gaussians, scene.camera, groups=tags, backend=backend)
         ),

@@ -165,6 +165,18 @@ def test_shapes_given_in_both_ways_agree(isa, compensate):
     assert_agree(mixed_gaussians(100, 4), camera(), options=RasterOptions(eps2d=0.1, compensate=compensate))
 
 
+@every_order
+def test_pictures_are_the_same_to_the_last_bit_where_no_gradient_is_asked_for(tags):
+    gaussians, cam, groups = random_gaussians(200, 8), camera(50, 35), tags(200)
+    with_gradients = rasterize(leaves(gaussians)[0], cam, groups=groups, backend="native")
+    without = rasterize(gaussians, cam, groups=groups, backend="native")
+    with torch.no_grad():
+        within = rasterize(leaves(gaussians)[0], cam, groups=groups, backend="native")
+    for name in ("color", "depth", "alpha", "radii"):
+        assert torch.equal(getattr(with_gradients, name), getattr(without, name)), name
+        assert torch.equal(getattr(with_gradients, name), getattr(within, name)), name
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_shapes_given_in_both_ways_equal_each_alone_to_the_last_bit(isa, together):
     gaussians, cam = mixed_gaussians(200, 8), camera(50, 35)

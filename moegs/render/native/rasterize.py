@@ -53,6 +53,7 @@ class _Frame:
     groups: Int[Tensor, "n"] | None
     tiles: UInt8[Tensor, "g rows columns"] | None
     absgrad: bool
+    keep: bool  # what backward needs
     threads: int
 
 
@@ -69,9 +70,9 @@ def rasterize_native(inputs: RasterInputs) -> RasterOutputs:
             Gaussians cover more tiles than can be held, or ``absgrad`` is asked for more than 12 features.
         ShapeError: an input holds a value that is not finite; the message says where.
     """
-    frame = _frame(inputs)
-    library().rouse(frame.threads)  # helpers wake while the call is prepared
+    library().rouse(threads())  # helpers wake while the call is prepared
     tensors = _tensors(inputs)
+    frame = _frame(inputs, tensors)
     _check_supported(inputs, tensors)
     color, depth, alpha, features, radii = _Rasterize.apply(frame, *tensors)
     out = RasterOutputs(color, depth, alpha, features, radii)
@@ -112,7 +113,7 @@ def project_native(gaussians: Gaussians, camera: Camera, options: RasterOptions 
     inputs = RasterInputs(gaussians=seen, camera=camera, options=(options,), background=background)
     tensors = _tensors(inputs)
     _check_supported(inputs, tensors)
-    return Projection(*(x.to(gaussians.means.dtype) for x in _Project.apply(_frame(inputs), *tensors)))
+    return Projection(*(x.to(gaussians.means.dtype) for x in _Project.apply(_frame(inputs, tensors), *tensors)))
 
 
 def _tensors(inputs: RasterInputs) -> _Inputs:
@@ -135,7 +136,7 @@ def _plain(name: str, value: Tensor | None) -> Tensor | None:
     return value if plain else value.to(torch.float32).contiguous()
 
 
-def _frame(inputs: RasterInputs) -> _Frame:
+def _frame(inputs: RasterInputs, tensors: _Inputs) -> _Frame:
     camera = inputs.camera
     options = [
         (
@@ -149,8 +150,9 @@ def _frame(inputs: RasterInputs) -> _Frame:
     by_covar = _whole("by_covar", inputs.gaussians.by_covar, torch.uint8)
     groups = _whole("groups", inputs.groups, torch.int32)
     K = camera.K.detach()
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     tiles = None if inputs.tiles is None else inputs.tiles.cpu().to(torch.uint8).contiguous()
-    return _Frame(K, camera.width, camera.height, options, by_covar, groups, tiles, inputs.absgrad, threads())
+    return _Frame(K, camera.width, camera.height, options, by_covar, groups, tiles, inputs.absgrad, keep, threads())
 
 
 def _whole(name: str, value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -223,7 +225,7 @@ class _Rasterize(torch.autograd.Function):
         call = _call(frame, x)
         images = [_array(i) for i in (color, depth, alpha, features, radii)]
         try:
-            trace = library().forward(call, *images, frame.threads)
+            trace = library().forward(call, *images, frame.keep, frame.threads)
         except RuntimeError as error:
             raise BackendError(f"native: {error}.") from None
         if not trace.finite:

@@ -68,6 +68,9 @@ void fill_view(Scene& s, const View& v) {
 void check_groups(const Call& c) {
   if (!c.groups) return;
   if (c.groups->size() != size_t(c.scene.n)) throw nb::value_error("groups: expected one tag a Gaussian");
+  bool sound = true;  // looked at without branches first, many tags at a time
+  for (int64_t i = 0; i < c.scene.n; ++i) sound &= uint32_t(c.groups->data()[i]) < uint32_t(c.scene.n_groups);
+  if (sound) return;
   for (int64_t i = 0; i < c.scene.n; ++i)
     if (c.groups->data()[i] < 0 || c.groups->data()[i] >= c.scene.n_groups)
       throw nb::value_error(("groups: tag " + std::to_string(c.groups->data()[i]) + " of Gaussian " + std::to_string(i) +
@@ -78,7 +81,9 @@ void check_groups(const Call& c) {
 void find_groups(Call& c) {
   if (!c.groups || c.scene.n_groups < 2) return;
   const int32_t* tags = c.groups->data();
-  if (!std::is_sorted(tags, tags + c.scene.n)) return;
+  bool falls = false;
+  for (int64_t i = 1; i < c.scene.n; ++i) falls |= tags[i] < tags[i - 1];
+  if (falls) return;
   for (int g = 0; g <= c.scene.n_groups; ++g) c.first_of.push_back(std::lower_bound(tags, tags + c.scene.n, g) - tags);
   c.scene.first_of = c.first_of.data();
 }
@@ -130,11 +135,11 @@ moegs::Images images_of(const Call& c, const Floats& color, const Floats& depth,
 }
 
 std::unique_ptr<moegs::Trace> forward(const Call& c, Floats color, Floats depth, Floats alpha, MaybeFloats features,
-                                      Floats radii, int threads) {
+                                      Floats radii, bool keep, int threads) {
   const moegs::Images images = images_of(c, color, depth, alpha, features);
   expect("radii", radii, 2 * size_t(c.scene.n));
   nb::gil_scoped_release release;
-  return moegs::forward(c.scene, c.background.data(), images, radii.data(), threads);
+  return moegs::forward(c.scene, c.background.data(), images, radii.data(), keep, threads);
 }
 
 // Gradient arrays in the order means, quats, scales, covars, opacities, sh, features, probe, viewmat, background.
@@ -191,7 +196,7 @@ void bind_rasterize(nb::module_& m) {
         nb::arg("scales").none(), nb::arg("covars").none(), nb::arg("by_covar").none(), nb::arg("features").none(), nb::arg("groups").none(),
         nb::arg("tiles").none() = nb::none(), nb::arg("background"), nb::arg("options"), nb::arg("camera"), nb::arg("width"), nb::arg("height"));
   m.def("forward", &forward, nb::arg("call"), nb::arg("color"), nb::arg("depth"), nb::arg("alpha"),
-        nb::arg("features").none(), nb::arg("radii"), nb::arg("threads"));
+        nb::arg("features").none(), nb::arg("radii"), nb::arg("keep"), nb::arg("threads"));
   m.def("backward", &backward, nb::arg("call"), nb::arg("trace"), nb::arg("radii"), nb::arg("images"), nb::arg("given"),
         nb::arg("wanted"), nb::arg("absolute"), nb::arg("threads"));
   m.def("project", &project, nb::arg("call"), nb::arg("out"), nb::arg("threads"));

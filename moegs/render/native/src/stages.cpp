@@ -315,20 +315,22 @@ Pass::Pass() : lease(traces()) {}
 
 // Groups whose rows lie together are drawn one after the other: the buffers that one has just used are still in the cache
 // when the next needs them, most of all the slots of backward. Groups that are mixed up take one pass together.
-std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Images& images, float* radii, int threads) {
+std::unique_ptr<Trace> forward(const Scene& s, const float* background, const Images& images, float* radii, bool keep,
+                               int threads) {
   auto t = std::make_unique<Trace>();
   for (size_t g = 0; g < passes_of(s) && t->finite; ++g) {
     const Part p = part_of(s, g);
-    t->passes.push_back(forward_pass(p.scene, background + 3 * g, p.images(images), radii + 2 * p.first, threads));
-    const Pass& pass = *t->passes.back();
-    t->n_entries += pass.n_entries, t->n_drawn += pass.n_drawn;
-    t->finite = pass.finite;
+    auto pass = forward_pass(p.scene, background + 3 * g, p.images(images), radii + 2 * p.first, threads);
+    t->n_entries += pass->n_entries, t->n_drawn += pass->n_drawn;
+    t->finite = pass->finite;
+    if (keep) t->passes.push_back(std::move(pass));
   }
   return t;
 }
 
 void backward(const Scene& s, const Trace& t, const float* radii, const Images& images, const ImageGrads& given,
               const Grads& wanted, bool absolute, float* viewmat, float* background, int threads) {
+  if (t.passes.size() != passes_of(s)) throw std::invalid_argument("backward: forward was told that none would follow");
   double pose[kPoseTerms] = {};
   for (size_t g = 0; g < t.passes.size(); ++g) {
     const Part p = part_of(s, g);

@@ -49,10 +49,13 @@ struct ImageGrads {
   const float *color, *depth, *alpha, *features;
 };
 
-// Radii [n, 2] are written to `radii`; images only where all inputs are finite (Trace::finite).
-std::unique_ptr<Trace> forward(const Scene& scene, const float* background, const Images& images, float* radii, int threads);
+// Radii [n, 2] are written to `radii`; images only where all inputs are finite (Trace::finite). `keep`: whether a backward
+// may follow; where none does, all passes use the same buffers.
+std::unique_ptr<Trace> forward(const Scene& scene, const float* background, const Images& images, float* radii, bool keep,
+                               int threads);
 
-// `viewmat` (row-major 4x4) and `background` ([groups, 3]) receive gradients where not null. `radii` are forward's.
+// `viewmat` (row-major 4x4) and `background` ([groups, 3]) receive gradients where not null. `radii` are forward's,
+// which must have kept its passes (std::invalid_argument).
 void backward(const Scene& scene, const Trace& trace, const float* radii, const Images& images, const ImageGrads& given, const Grads& wanted,
               bool absolute, float* viewmat, float* background, int threads);
 
