@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import track
+from torch import Tensor
 
 from moegs.data import Scene, View
 from moegs.errors import ConfigError
+from moegs.expert import Expert
 from moegs.io import atomic_write, finite, write_json
 from moegs.prune.scores import CRITERIA
 from moegs.prune.select import Score, prune
@@ -45,9 +47,12 @@ class CurvePoint:
     ms: float
 
 
-def megabytes(mixture: Mixture) -> float:
-    """Size of all tensors of experts and router."""
-    owners = [*(e.params for e in mixture.experts.values()), mixture.router.state_dict()]
+def megabytes(model: Mixture | Expert) -> float:
+    """Size of all tensors: of an expert, or of a mixture's experts and router."""
+    if isinstance(model, Expert):
+        owners: list[Mapping[str, Tensor]] = [model.params]
+    else:
+        owners = [*(e.params for e in model.experts.values()), model.router.state_dict()]
     return sum(t.numel() * t.element_size() for owner in owners for t in owner.values()) / 1e6
 
 

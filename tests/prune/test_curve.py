@@ -105,6 +105,8 @@ def test_megabytes_counts_every_tensor():
     counted = sum(v.numel() for e in mixture.experts.values() for v in e.params.values())
     counted += sum(v.numel() for v in mixture.router.state_dict().values())
     assert megabytes(mixture) == pytest.approx(4 * counted / 1e6)
+    alone = next(iter(mixture.experts.values()))
+    assert megabytes(alone) == pytest.approx(4 * sum(v.numel() for v in alone.params.values()) / 1e6)
 
 
 def test_views_are_sampled_evenly_and_again():

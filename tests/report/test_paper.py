@@ -260,7 +260,15 @@ def test_seeds_become_mean_and_spread(made, tmp_path):
     assert line.figures["psnr"] == (22.0, 2.0) and line.n == 3
     text = gather.markdown(gather.gathered(some), some)
     assert "| polynomial | 1 | 22.00 ± 2.00 | 0.5000 ± 0.0000 | -0.22 ± 0.02 | 12,345 ± 0 |" in text
-    assert "seeds 0, 1, 2; ±" in text and "\n    seed 2\n" in text
+    assert "seeds 0, 1, 2; ± is the standard deviation over seeds." in text and "\n    seed 2\n" in text
+
+
+def test_the_spread_over_clips_is_named(made, tmp_path):
+    hall = _pretend(made, tmp_path, 0, 20.0, "hall")
+    assert "±" not in gather.markdown(gather.gathered([hall]), [hall])
+    some = [hall, _pretend(made, tmp_path, 0, 22.0, "yard")]
+    text = gather.markdown(gather.gathered(some), some)
+    assert "seed 0; ± is the standard deviation over clips in means over clips." in text and "21.00 ± 1.41" in text
 
 
 def test_a_cell_that_comes_twice_counts_once(made, tmp_path):

@@ -122,11 +122,10 @@ _AGAIN = (
 def markdown(found: Lines, benches: Sequence[Bench]) -> str:
     """All tables as Markdown, and the commands that measure them again."""
     seeds = sorted({b.seed for b in benches})
-    plan = benches[0].plan
-    several = "; ± is the standard deviation over seeds (over clips in means over clips)" if len(seeds) > 1 else ""
+    plan, spreads = benches[0].plan, _spreads(len(seeds), len(set(_clip_names(benches))))
     parts = [
         "# Mixtures of experts, measured",
-        f"Budget {plan.budget}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{several}. "
+        f"Budget {plan.budget}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{spreads}. "
         f"{', '.join(plan.names)} unless the table says otherwise. Held-out cameras. {PROTOCOL}",
     ]
     for table, clips in found.items():
@@ -138,6 +137,12 @@ def markdown(found: Lines, benches: Sequence[Bench]) -> str:
         parts += ["## Not measured alike", _AGAIN, *mixed]
     commands = dict.fromkeys(cell["command"] for cell in cells)
     return "\n\n".join([*parts, "## Commands", "\n".join(f"    {c}" for c in commands)]) + "\n"
+
+
+def _spreads(seeds: int, clips: int) -> str:
+    """What stands behind ± in tables of so many seeds and clips."""
+    over = [*["over seeds"] * (seeds > 1), *["over clips in means over clips"] * (clips > 1)]
+    return f"; ± is the standard deviation {', '.join(over)}" if over else ""
 
 
 def _table(table: Table, lines: list[Line]) -> str:

@@ -30,7 +30,7 @@ def expert_rows(bench: Bench, name: str) -> list[Row]:
     """One expert by itself."""
     expert = bench.expert(name)
     speed = _ms(bench, {name: expert_renderer(expert)})[name]
-    size = {"gaussians": len(expert), "megabytes": _expert_megabytes(expert)}
+    size = {"gaussians": len(expert), "megabytes": megabytes(expert)}
     return [_row(name, 1, _scores(bench, expert_renderer(expert)), ms=speed, fps=1e3 / speed, **size)]
 
 
@@ -75,7 +75,7 @@ def router_rows(bench: Bench, router: str) -> list[Row]:
     names = bench.plan.names
     if router == "volume":
         merged = bench.merged(names)
-        renderer, size = expert_renderer(merged), _expert_megabytes(merged)
+        renderer, size = expert_renderer(merged), megabytes(merged)
     else:
         mixture = bench.mixture(names, router)
         renderer, size = mixture_renderer(mixture), megabytes(mixture)
@@ -207,7 +207,3 @@ def _ms(bench: Bench, renderers: dict[str, Renderer]) -> dict[str, float]:
         return lambda i: renderer(camera, scene.time(i * scene.n_frames // timed))
 
     return {name: s.median_ms for name, s in take_turns({n: at(r) for n, r in renderers.items()}, timed).items()}
-
-
-def _expert_megabytes(expert: Expert) -> float:
-    return sum(v.numel() * v.element_size() for v in expert.params.values()) / 1e6
