@@ -38,7 +38,7 @@ def main() -> None:
 
 def trained(scene: Scene, name: str, seed: int, steps: int) -> Expert:
     prior, config = budget("small", scene, name)
-    return fit_expert(scene, prior, replace(config, seed=seed, steps=steps, sweep=None), progress=False)
+    return fit_expert(scene, prior, replace(config, seed=seed, steps=steps, sweep=None, surface=None), progress=False)
 
 
 def row(name: str, experts: list[Expert], scene: Scene) -> str:

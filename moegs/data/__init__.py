@@ -4,6 +4,7 @@ from moegs.data.checks import check
 from moegs.data.findings import Finding
 from moegs.data.frames import FrameStore
 from moegs.data.scene import Scene, View, load_n3v, load_scene, load_technicolor
+from moegs.data.surface import SurfaceConfig, surface_points
 from moegs.data.sweep import SweepConfig, moving_points, with_moving_points
 from moegs.data.synth import synthesize
 from moegs.gaussians.cloud import PointCloud
@@ -13,6 +14,7 @@ __all__ = [
     "FrameStore",
     "PointCloud",
     "Scene",
+    "SurfaceConfig",
     "SweepConfig",
     "View",
     "check",
@@ -20,6 +22,7 @@ __all__ = [
     "load_scene",
     "load_technicolor",
     "moving_points",
+    "surface_points",
     "synthesize",
     "with_moving_points",
 ]

@@ -10,16 +10,16 @@ SpacetimeGaussians starts from, takes seconds, and needs nothing but the picture
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate, max_pool2d, pad
+from torch.nn.functional import max_pool2d, pad
 
+from moegs.data._project import depth_range, look_up, nearest_cameras, pictures, small_camera
 from moegs.data.scene import Scene
 from moegs.errors import ConfigError
-from moegs.gaussians.cloud import PointCloud
+from moegs.gaussians.cloud import PointCloud, drawn, joined
 from moegs.progress import progress_bar
 from moegs.render.camera import Camera, rays
 
@@ -28,7 +28,6 @@ WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however
 PATCH, OPTIONS = 8, 24  # points that move together, and places that they may move to
 FASTEST = 0.1  # of the depth of the scene from one moment to the other
 INERTIA = 0.8  # another place must fit a fifth better than to stand still
-MARGIN = 1.3  # depths searched go this much nearer and farther than the capture's own points
 
 Points = tuple[Tensor, Tensor]  # positions and colours, [n, 3] each
 
@@ -75,21 +74,7 @@ def with_moving_points(
 ) -> PointCloud:
     """The scene's own points, there throughout, and those of :func:`moving_points`, at most ``share`` as many."""
     own, found = scene.cloud, moving_points(scene, config, cameras=cameras, progress=progress)
-    room = round(config.share * len(own))
-    if len(found) > room:
-        generator = torch.Generator().manual_seed(config.seed)
-        found = found[torch.randperm(len(found), generator=generator)[:room].sort().values]
-    always = torch.ones_like(own.points[:, 0])
-    own = PointCloud(
-        own.points,
-        own.colors,
-        torch.full_like(always, torch.nan) if own.times is None else own.times,
-        always if own.spans is None else own.spans,
-        torch.zeros_like(own.points) if own.velocities is None else own.velocities,
-    )
-    names = ("points", "colors", "times", "spans", "velocities")
-    both: dict[str, Any] = {name: torch.cat([getattr(own, name), getattr(found, name)]) for name in names}
-    return PointCloud(**both)
+    return joined(own, drawn(found, round(config.share * len(own)), config.seed))
 
 
 @dataclass(frozen=True)
@@ -123,9 +108,9 @@ def moving_points(
     with progress_bar("Looking for what moves", len(chosen) + 2 * len(frames), progress) as advance:
         stacks = []
         for index, camera in zip(chosen, rig.cameras, strict=True):
-            stacks.append(_stack(scene, index, camera, frames))
+            stacks.append(pictures(scene, index, camera, frames))
             advance()
-        changed = [_changed(stack, config.change) for stack in stacks]
+        changed = [_changed(seen, config.change) for seen in stacks]
         pixels = _candidates(changed, config)
         found = []
         for moment in moments:
@@ -157,49 +142,19 @@ def _partners(frames: list[int], here: int) -> list[int]:
 
 
 def _rig(scene: Scene, chosen: tuple[int, ...], config: SweepConfig) -> _Rig:
-    cameras = tuple(_small(scene.cameras[i], config.size) for i in chosen)
-    ranges = torch.tensor([_depth_range(camera, scene) for camera in cameras])
-    centres = torch.stack([camera.centre for camera in cameras])
-    apart = torch.cdist(centres, centres)
-    apart.fill_diagonal_(float("inf"))
-    nearest = apart.argsort(dim=1, stable=True)[:, : config.neighbours]
-    compared = torch.zeros_like(apart, dtype=torch.bool).scatter_(1, nearest, True).fill_diagonal_(False)
+    cameras = tuple(small_camera(scene.cameras[i], config.size) for i in chosen)
+    ranges = torch.tensor([depth_range(camera, scene) for camera in cameras])
+    compared = nearest_cameras(cameras, config.neighbours)
     return _Rig(cameras, ranges[:, 0], ranges[:, 1], compared, float(ranges[:, 1].median()))
 
 
-def _small(camera: Camera, size: int) -> Camera:
-    scale = min(1.0, size / max(camera.width, camera.height))
-    return camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
-
-
-def _depth_range(camera: Camera, scene: Scene) -> tuple[float, float]:
-    """From the points in front of a camera, or the capture's bounds where there are too few."""
-    z = scene.cloud.points @ camera.viewmat[2, :3] + camera.viewmat[2, 3]
-    z = z[z > camera.near]
-    if len(z) < 10:
-        return scene.bounds
-    near, far = torch.quantile(z[:: max(1, len(z) // 10_000)], torch.tensor([0.01, 0.99])).tolist()
-    return near / MARGIN, far * MARGIN
-
-
-def _stack(scene: Scene, index: int, camera: Camera, frames: list[int]) -> UInt8[Tensor, "m 3 h w"]:
-    """What a camera saw at all moments; eight bits each, since a long clip on a large rig has many."""
-    size = (camera.height, camera.width)
-    stack = torch.empty(len(frames), 3, *size, dtype=torch.uint8)
-    for moment, frame in enumerate(frames):
-        image = scene.image(index, frame).permute(2, 0, 1)[None]
-        small = image if image.shape[-2:] == size else interpolate(image, size, mode="area")
-        stack[moment] = (small[0] * 255).round().clamp(0, 255)
-    return stack
-
-
 def _pictures(stacks: list[UInt8[Tensor, "m 3 h w"]], moment: int) -> list[Float[Tensor, "3 h w"]]:
-    return [stack[moment] / 255 for stack in stacks]
+    return [seen[moment] / 255 for seen in stacks]
 
 
-def _changed(stack: UInt8[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "m h w"]:
-    usual = stack.median(dim=0).values.short()
-    return torch.stack([((image.short() - usual).abs() > 255 * threshold).any(dim=0) for image in stack])
+def _changed(seen: UInt8[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "m h w"]:
+    usual = seen.median(dim=0).values.short()
+    return torch.stack([((image.short() - usual).abs() > 255 * threshold).any(dim=0) for image in seen])
 
 
 def _candidates(changed: list[Bool[Tensor, "m h w"]], config: SweepConfig) -> list[Int[Tensor, "n 3"]]:
@@ -222,7 +177,7 @@ def _follow(
     difference, agreed, compared, silhouette, seen = torch.zeros(5, *points.shape[:2]).unbind(0)
     for index, camera in enumerate(rig.cameras):
         near_change = max_pool2d(changed[index][None].float(), 3, stride=1, padding=1)
-        sampled, inside = _look_up(camera, torch.cat([images[index], near_change]), points)
+        sampled, inside, _ = look_up(camera, torch.cat([images[index], near_change]), points)
         gap = (sampled[..., :3] - colors[:, None]).abs().mean(-1)
         near = inside * rig.compared[pixels[:, 0], index][:, None]
         alike = (gap < SAME_SURFACE) * near
@@ -254,20 +209,6 @@ def _along_rays(
     return points, colors
 
 
-def _look_up(
-    camera: Camera, layers: Float[Tensor, "c h w"], points: Float[Tensor, "n d 3"]
-) -> tuple[Float[Tensor, "n d c"], Float[Tensor, "n d"]]:
-    """What a camera has at each point, and whether it has the point in view."""
-    at = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
-    z = at[..., 2].clamp_min(1e-6)
-    x = (at[..., 0] / z * camera.K[0, 0] + camera.K[0, 2]) * 2 / camera.width - 1
-    y = (at[..., 1] / z * camera.K[1, 1] + camera.K[1, 2]) * 2 / camera.height - 1
-    inside = ((at[..., 2] > camera.near) & (x.abs() <= 1) & (y.abs() <= 1)).float()
-    grid = torch.stack([x, y], dim=-1)[None]
-    sampled = grid_sample(layers[None], grid, align_corners=False, padding_mode="border")[0]
-    return sampled.permute(1, 2, 0), inside
-
-
 def _flow(
     rig: _Rig, images: list[Tensor], here: Points, there: Points
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
@@ -285,7 +226,7 @@ def _flow(
     wanted = colors[near][:, None].expand(-1, moves.shape[1], -1, -1).flatten(1, 2)
     gap, seen = torch.zeros(2, *moved.shape[:2]).unbind(0)
     for camera, image in zip(rig.cameras, images, strict=True):
-        sampled, inside = _look_up(camera, image, moved)
+        sampled, inside, _ = look_up(camera, image, moved)
         gap += (sampled - wanted).abs().mean(-1).clamp_max(WORST_DIFFERENCE) * inside
         seen += inside
     cost = (gap / seen.clamp_min(1)).unflatten(1, moves.shape[1:2] + near.shape[1:]).mean(-1)

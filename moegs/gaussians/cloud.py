@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,6 +58,34 @@ class PointCloud:
         """Select points with a mask, an index tensor or a slice."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value[index] for name, value in known.items()})
+
+
+def drawn(cloud: PointCloud, n: int, seed: int) -> PointCloud:
+    """At most ``n`` of the points, drawn at random, in the order they had."""
+    if len(cloud) <= n:
+        return cloud
+    return cloud[torch.randperm(len(cloud), generator=torch.Generator().manual_seed(seed))[:n].sort().values]
+
+
+def joined(first: PointCloud, second: PointCloud) -> PointCloud:
+    """The points of both; what only one of them knows is filled in for the other: no time, there throughout, still.
+
+    Raises:
+        ShapeError: one of them has looks.
+    """
+    if first.looks is not None or second.looks is not None:
+        raise ShapeError("joined: expected clouds without looks; join the Gaussians instead.")
+    fields: dict[str, Any] = {n: torch.cat([getattr(first, n), getattr(second, n)]) for n in ("points", "colors")}
+    for name, usual in (("times", torch.nan), ("spans", 1.0), ("velocities", 0.0)):
+        known = [getattr(first, name), getattr(second, name)]
+        if any(value is not None for value in known):
+            fields[name] = torch.cat([_or_usual(v, c, name, usual) for v, c in zip(known, (first, second), strict=True)])
+    return PointCloud(**fields)
+
+
+def _or_usual(value: Tensor | None, cloud: PointCloud, name: str, usual: float) -> Tensor:
+    like = cloud.points if name == "velocities" else cloud.points[:, 0]
+    return torch.full_like(like, usual) if value is None else value
 
 
 def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

@@ -13,12 +13,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from moegs.data import Scene, View
+from moegs.data.surface import SurfaceConfig, surface_points
 from moegs.data.sweep import SweepConfig, with_moving_points
 from moegs.deform.prior import Prior, to_config
 from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert, render_expert
 from moegs.gaussians import densify
-from moegs.gaussians.cloud import PointCloud
+from moegs.gaussians.cloud import PointCloud, drawn, joined
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.densify import DensifyRule
 from moegs.gaussians.params import Params, count, join, population_of, populations
@@ -61,8 +62,11 @@ class FitConfig:
             of single views averages out.
         background: colour behind everything.
         options: low-pass filter, compensation, near and far.
-        sweep: how points are found for what moves or appears later (:func:`moegs.data.with_moving_points`); None starts
-            from the capture's points alone.
+        sweep: how points are found for what moves or appears later (:func:`moegs.data.with_moving_points`); None looks for
+            none.
+        surface: how more points are found on what stands still (:func:`moegs.data.surface_points`); None looks for none.
+        filled: fraction of the Gaussians that there may be (``densify.max_gaussians``) up to which these are added to the
+            capture's points.
         seed: orders the views and all randomness.
         checkpoint_every: steps between checkpoints.
     """
@@ -80,6 +84,8 @@ class FitConfig:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     options: RasterOptions = field(default_factory=RasterOptions)
     sweep: SweepConfig | None = field(default_factory=SweepConfig)
+    surface: SurfaceConfig | None = field(default_factory=SurfaceConfig)
+    filled: float = 0.67
     seed: int = 0
     checkpoint_every: int = 500
 
@@ -89,6 +95,13 @@ class FitConfig:
             raise ConfigError(
                 f"FitConfig: expected idle in [0, 1) and idle_every in (0, 1], got {self.idle} and {self.idle_every}."
             )
+        if not 0 <= self.filled <= 1:
+            raise ConfigError(f"FitConfig: expected filled in [0, 1], got {self.filled}.")
+
+    @property
+    def standing(self) -> int:
+        """How many points on what stands still a run would start with."""
+        return 0 if self.surface is None else round(self.filled * self.densify.max_gaussians)
 
 
 @dataclass
@@ -202,9 +215,12 @@ def _begin(
 
 
 def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) -> PointCloud:
-    if config.sweep is None:
-        return scene.cloud
-    return with_moving_points(scene, config.sweep, cameras=order.cameras, progress=progress)
+    look: dict[str, Any] = {"cameras": order.cameras, "progress": progress}
+    cloud = scene.cloud if config.sweep is None else with_moving_points(scene, config.sweep, **look)
+    lacking = config.standing - len(scene.cloud)
+    if config.surface is None or lacking <= 0:
+        return cloud
+    return joined(cloud, drawn(surface_points(scene, config.surface, **look), lacking, config.seed))
 
 
 def _saved_params(saved: Checkpoint, like: Params) -> Params:
@@ -348,7 +364,7 @@ def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig,
     expert = Expert(prior, params, config.options, config.background, prior.decoder)
     pairs = [order.at(step) for step in range(done, done + RANKED)]
     colours = coloured(expert, ((scene.cameras[c], scene.time(f), c) for c, f in pairs))
-    room = _allowed(len(scene.cloud), config, run.step) - count(params)
+    room = _allowed(scene, config, run.step) - count(params)
     idle = giving_way(colours, run.grad_sum / run.seen.clamp_min(1), config.densify.grad_threshold, room, config.idle)
     run.optimizer.replace(*densify.keep(params, ~idle))
     run.grad_sum, run.seen = run.grad_sum[~idle], run.seen[~idle]
@@ -357,7 +373,7 @@ def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig,
 
 def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:
     now = prior.deform(params, view.time, view.camera_index)
-    rule = replace(config.densify, max_gaussians=_allowed(len(scene.cloud), config, run.step))
+    rule = replace(config.densify, max_gaussians=_allowed(scene, config, run.step))
     survivors, spawned, lineage = densify.grow(
         params, now, run.grad_sum / run.seen.clamp_min(1), rule, scene.extent,
         move=prior.moved, shrink=prior.shrunk, generator=run.generator,
@@ -374,8 +390,9 @@ def _cooled(progress: float, cooldown: float) -> float:
     return 1.0 if progress <= 1 - cooldown else COLD ** ((progress - 1 + cooldown) / cooldown)
 
 
-def _allowed(start: int, config: FitConfig, step: int) -> int:
+def _allowed(scene: Scene, config: FitConfig, step: int) -> int:
     """The cap rises evenly while growth lasts, so that places which only turn out hard later still find room."""
+    start = max(len(scene.cloud), config.standing)
     first, last = config.densify_from * config.steps, config.densify_until * config.steps
     risen = min(max((step + 1 - first) / max(last - first, 1), 0.0), 1.0)
     cap = config.densify.max_gaussians

@@ -7,6 +7,7 @@ import torch
 
 from moegs.data import PointCloud
 from moegs.errors import ShapeError
+from moegs.gaussians.cloud import drawn, joined
 
 
 def test_selects_points_with_their_times():
@@ -33,3 +34,23 @@ def test_refuses_wrong_shapes_and_dtypes(fields, name):
     cloud = PointCloud(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(ShapeError, match=rf"PointCloud\.{name}"):
         replace(cloud, **fields)
+
+
+def test_joining_fills_in_what_one_cloud_does_not_know():
+    plain = PointCloud(torch.zeros(1, 3), torch.zeros(1, 3))
+    brief = PointCloud(torch.ones(2, 3), torch.ones(2, 3), torch.full((2,), 0.5), torch.full((2,), 0.1), torch.ones(2, 3))
+    both = joined(plain, brief)
+    assert both.points[:, 0].tolist() == both.colors[:, 0].tolist() == [0, 1, 1]
+    assert both.times[0].isnan() and both.times[1:].tolist() == [0.5, 0.5]
+    assert both.spans.tolist() == pytest.approx([1, 0.1, 0.1]) and both.velocities.tolist() == [[0] * 3, [1] * 3, [1] * 3]
+    neither = joined(plain, plain)
+    assert len(neither) == 2 and neither.times is neither.spans is neither.velocities is None
+
+
+def test_points_are_drawn_in_their_order():
+    cloud = PointCloud(torch.arange(300.0).reshape(100, 3), torch.zeros(100, 3))
+    some = drawn(cloud, 40, seed=1)
+    assert len(some) == 40 and (some.points[1:, 0] > some.points[:-1, 0]).all()
+    assert torch.equal(drawn(cloud, 40, seed=1).points, some.points)
+    assert not torch.equal(drawn(cloud, 40, seed=2).points, some.points)
+    assert drawn(cloud, 100, seed=1) is cloud

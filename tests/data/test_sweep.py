@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from moegs.data import FrameStore, PointCloud, Scene, load_scene, synthesize
-from moegs.data.depth import read_depth
+from moegs.data import PointCloud, Scene, load_scene, synthesize
 from moegs.data.sweep import SweepConfig, moving_points, with_moving_points
 from moegs.data.synth._stage import Stage
 from moegs.errors import ConfigError
+from tests.data.support import Blind, surface_error
 
 CONFIG = SweepConfig(candidates=4000, moments=24)
 
@@ -33,24 +33,9 @@ def found(scene: Scene) -> PointCloud:
     return moving_points(scene, CONFIG, progress=False)
 
 
-def surface_error(folder: Path, scene: Scene, cloud: PointCloud, frame: int) -> Tensor:
-    """Relative distance of every point from the nearest surface along the ray of any training camera."""
-    points = cloud.points[cloud.times == scene.time(frame)]
-    errors = []
-    for index in scene.train:
-        camera = scene.cameras[index]
-        at = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
-        pixel = (at @ camera.K.T)[:, :2] / at[:, 2:]
-        inside = ((pixel >= 0) & (pixel < torch.tensor([camera.width, camera.height]))).all(-1) & (at[:, 2] > 0)
-        column, row = pixel.long().clamp_min(0).T
-        depth = read_depth(folder, scene.camera_names[index], frame)
-        true = depth[row.clamp_max(camera.height - 1), column.clamp_max(camera.width - 1)]
-        errors.append(((at[:, 2] - true).abs() / true).where(inside, torch.tensor(torch.inf)))
-    return torch.stack(errors).amin(0)
-
-
 def test_points_lie_on_surfaces(folder, scene, found):
-    errors = torch.cat([surface_error(folder, scene, found, frame) for frame in range(scene.n_frames)])
+    moments = [(frame, found.points[found.times == scene.time(frame)]) for frame in range(scene.n_frames)]
+    errors = torch.cat([surface_error(folder, scene, points, frame) for frame, points in moments])
     assert len(errors) == len(found) > 300
     assert (errors < 0.03).float().mean() > 0.7 and (errors < 0.1).float().mean() > 0.85
 
@@ -84,14 +69,6 @@ def test_a_still_clip_has_nothing_to_find(folder, tmp_path):
     still = load_scene(folder, frames=1, cache_dir=tmp_path, progress=False)
     assert len(moving_points(still, CONFIG, progress=False)) == 0
     assert len(with_moving_points(still, CONFIG, progress=False)) == len(still.cloud)
-
-
-class Blind(FrameStore):
-    """Frames without those of the held-out cameras."""
-
-    def pixels(self, camera, frame):
-        assert camera != 0, "looked at the held-out camera"
-        return super().pixels(camera, frame)
 
 
 def test_never_looks_at_held_out_cameras(scene, found):

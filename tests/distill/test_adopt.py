@@ -224,7 +224,7 @@ def test_a_pruned_mixture_teaches_its_whole_expert(tmp_path):
 def test_nothing_is_adopted_that_is_not_asked_for(tmp_path):
     own, other = expert(scattered(20, 0), "polynomial", opacity=0.05), expert(scattered(20, 1), "interpolation")
     mixture = mixture_of(own=own, other=other)
-    rates = replace(FitConfig(steps=1), sweep=None)
+    rates = replace(FitConfig(steps=1), sweep=None, surface=None)
     taught = [
         distill(mixture, small_scene(), "own", DistillConfig(adopt=a, fit=rates), cache=tmp_path, progress=False)
         for a in (0.0, 0.4)

@@ -83,7 +83,7 @@ def test_as_many_go_as_growth_lacks_places_and_can_use(seed: int, room: int, sha
 
 def config(**more) -> FitConfig:
     crowded = DensifyRule(max_gaussians=len(small_scene().cloud), grad_threshold=0.0)
-    return FitConfig(**({"steps": 80, "densify_every": 4, "densify": crowded, "sweep": None} | more))
+    return FitConfig(**({"steps": 80, "densify_every": 4, "densify": crowded, "sweep": None, "surface": None} | more))
 
 
 @pytest.fixture

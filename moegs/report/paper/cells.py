@@ -241,8 +241,8 @@ TABLES = {
     ),
     "distillation": Table(
         "Distilled and retrained",
-        "The same expert trained on for as many steps, on photographs alone or taught by the mixture, whose Gaussians it tries "
-        "beside its own for a while. Gain is over photographs alone.",
+        "The same expert trained on for as many steps, on photographs alone or taught by the mixture, whose Gaussians it "
+        "tries beside its own for a while. Gain is over photographs alone.",
         ("student", "{}"), ("psnr", "ssim", "gain"),
         lambda p: [{"student": n, "share": p.distilled} for n in p.names],
         lambda bench, what: [f"{measure.student_key(bench, **what)}/{how}" for how in ("retrained", "distilled")],
