@@ -38,13 +38,13 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget(7_000, 1.5, max_gaussians=30_000, densify_every=100, router_steps=1_000, refine_steps=1_500),
+    "small": Budget(7_000, 1.5, max_gaussians=40_000, densify_every=100, router_steps=1_000, refine_steps=1_500),
     "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=3_000),
     "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=6_000),
 }
 """small: minutes on a laptop. medium: an evening. full: as long as the originals train."""
 
-PER_PIXEL = 0.5
+PER_PIXEL = 0.75
 """Small pictures need fewer Gaussians: at most this many for each pixel of the largest camera."""
 
 SHARE = {"polynomial": 1.3, "hexplane": 0.7, "embedding": 0.6}

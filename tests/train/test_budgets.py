@@ -18,7 +18,7 @@ def test_every_prior_has_a_plan_at_every_size(size, prior):
     assert chosen == deform.get(prior).for_clip(4)
     more = 1.5 if size == "small" else 1.0
     assert config.steps == round(more * BUDGETS[size].steps * SHARE.get(prior, 1.0))
-    assert config.densify.max_gaussians == 240  # half of 24x20 pixels
+    assert config.densify.max_gaussians == 360  # three for four of 24x20 pixels
 
 
 def test_sizes_grow():
@@ -41,10 +41,10 @@ def test_fewer_gaussians_take_more_steps():
     scene = small_scene()
     half = replace(scene, cameras=tuple(c.resized(200, 200) for c in scene.cameras))
     config = budget("small", half, "reformulation")[1]
-    assert config.densify.max_gaussians == 20_000
-    assert config.steps == round(1.5**0.5 * BUDGETS["small"].steps)
-    assert route_budget("small", half).steps == round(1.5**0.5 * BUDGETS["small"].router_steps)
-    assert refine_budget("small", half).steps == round(1.5**0.5 * BUDGETS["small"].refine_steps)
+    assert config.densify.max_gaussians == 30_000
+    assert config.steps == round((4 / 3) ** 0.5 * BUDGETS["small"].steps)
+    assert route_budget("small", half).steps == round((4 / 3) ** 0.5 * BUDGETS["small"].router_steps)
+    assert refine_budget("small", half).steps == round((4 / 3) ** 0.5 * BUDGETS["small"].refine_steps)
 
 
 def test_unknown_names_are_refused():
