@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from moegs.data import SurfaceConfig
 from moegs.deform import get
 from moegs.errors import ConfigError, DivergenceError, FormatError
 from moegs.gaussians.densify import DensifyRule
@@ -45,6 +46,22 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch, name: str, c
     assert all(torch.equal(whole.params[k], resumed.params[k]) for k in whole.params)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+def test_a_run_starts_from_points_on_what_stands_still():
+    scene = small_scene()
+    roomy = replace(QUICK, steps=1, densify=DensifyRule(max_gaussians=300), surface=SurfaceConfig(difference=0.2))
+    more, filled = (fit_expert(scene, prior(), c, progress=False) for c in (roomy, replace(roomy, filled=0.5)))
+    own = fit_expert(scene, prior(), replace(roomy, surface=None), progress=False)
+    assert len(more) - len(own) == roomy.standing - len(scene.cloud) == 201 - 48
+    assert len(filled) - len(own) == 150 - 48
+    full = fit_expert(scene, prior(), replace(roomy, filled=0.1), progress=False)  # the capture's points are more than that
+    assert len(full) == len(own)
+
+
+def test_a_fraction_of_more_than_all_is_refused():
+    with pytest.raises(ConfigError, match=r"filled in \[0, 1\], got 1\.5"):
+        FitConfig(filled=1.5)
 
 
 def stop_after(monkeypatch, steps: int) -> None:
