@@ -1,7 +1,8 @@
 """Points on what stands still: a plane sweep over the pictures that cameras mostly see.
 
 A capture's own points are those that structure from motion matched, few and where there is texture. Growth fills the rest
-in by splitting, which takes a good part of a short run. Here every pixel of some cameras' temporal medians is followed
+in by splitting, which takes a good part of a short run. 4DGaussians, E-D3DGS and 4DGS start from COLMAP's dense stereo of the
+first frame instead, which takes CUDA and minutes. Here every pixel of some cameras' temporal medians is followed
 along its ray to the depth at which neighbouring cameras show the same patch, and kept where other cameras come to the
 same depth: thousands of points in seconds, from the pictures alone. What moves has no median to agree on, and is left to
 :mod:`moegs.data.sweep`.

@@ -38,9 +38,9 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget(7_000, 1.5, max_gaussians=40_000, densify_every=100, router_steps=1_000, refine_steps=1_500),
-    "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=3_000),
-    "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=6_000),
+    "small": Budget(7_000, 1.5, max_gaussians=40_000, densify_every=100, router_steps=1_000, refine_steps=2_500),
+    "medium": Budget(20_000, 1.0, max_gaussians=80_000, densify_every=200, router_steps=3_000, refine_steps=5_000),
+    "full": Budget(40_000, 1.0, max_gaussians=300_000, densify_every=200, router_steps=5_000, refine_steps=10_000),
 }
 """small: minutes on a laptop. medium: an evening. full: as long as the originals train."""
 
@@ -97,7 +97,7 @@ def refine_budget(name: str, scene: Scene) -> RefineConfig:
 
     Example:
         >>> _sized("small").refine_steps
-        1500
+        2500
     """
     size = _sized(name)
     return RefineConfig(steps=round(_more(size, scene) * size.refine_steps))
