@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from moegs.data.scene import Scene
-from moegs.render.camera import Camera
+from moegs.render.camera import Camera, rays
 
 MARGIN = 1.3  # depths searched go this much nearer and farther than the capture's own points
 
@@ -27,6 +27,12 @@ def depth_range(camera: Camera, scene: Scene) -> tuple[float, float]:
         return scene.bounds
     near, far = torch.quantile(z[:: max(1, len(z) // 10_000)], torch.tensor([0.01, 0.99])).tolist()
     return near / MARGIN, far * MARGIN
+
+
+def unit_rays(camera: Camera) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"]]:
+    """Where a camera's rays begin, and how far they go for each unit of camera z."""
+    ray = rays(camera)
+    return ray[0, 0, :3], ray[..., 3:] / (ray[..., 3:] @ camera.viewmat[2, :3])[..., None]
 
 
 def nearest_cameras(cameras: tuple[Camera, ...], n: int) -> Bool[Tensor, "c c"]:

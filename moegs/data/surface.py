@@ -17,16 +17,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from moegs.data._project import depth_range, look_up, nearest_cameras, pictures, small_camera
+from moegs.data._project import depth_range, look_up, nearest_cameras, pictures, small_camera, unit_rays
 from moegs.data.scene import Scene
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
 from moegs.progress import progress_bar
-from moegs.render.camera import Camera, rays
+from moegs.render.camera import Camera
 
 OTHER_SURFACE = 0.2  # colours that differ more are another surface, however much more
 AT_ONCE = 16  # depths looked up together
 SAME_DEPTH = 2.0  # steps of the search by which the depths of two cameras may differ
+AS_GOOD = 0.01  # patches that differ by so much more than the best one's may be the right ones too
+AMBIGUOUS = 0.3  # of all depths being as good as the best: a patch without texture tells nothing
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class SurfaceConfig:
     """How hard to look.
 
     Attributes:
-        cameras: cameras whose pixels are followed, evenly spread over the rig's order.
+        cameras: cameras whose pixels are followed, evenly spread over the rig's order; at least two, to be held against
+            each other.
         size: pictures are scaled so that the longer side has at most this many pixels.
         moments: frames, evenly spaced, of which the median is taken.
         depths: depths tried along each ray, evenly spaced in inverse depth.
         neighbours: cameras nearest to the pixel's own in which patches are compared; the better half of them counts, the
             others may be behind something.
         window: side of a patch in pixels, odd.
-        difference: largest mean difference of the colours of two patches of the same surface.
+        difference: largest mean difference of the colours of two patches of the same surface, below 0.2.
         agreeing: other cameras that have to come to the same depth, or all others where there are fewer.
     """
 
@@ -55,15 +58,15 @@ class SurfaceConfig:
     agreeing: int = 2
 
     def __post_init__(self) -> None:
-        smallest = {"depths": 3, "agreeing": 0}
+        smallest = {"cameras": 2, "depths": 3, "agreeing": 0}
         for field in fields(self):
             least = smallest.get(field.name, 1)
             if field.name != "difference" and getattr(self, field.name) < least:
                 raise ConfigError(f"surface: expected {field.name} ≥ {least}, got {getattr(self, field.name)}.")
         if self.window % 2 == 0:
             raise ConfigError(f"surface: expected an odd window, got {self.window}.")
-        if not 0 < self.difference <= 1:
-            raise ConfigError(f"surface: expected difference in (0, 1], got {self.difference}.")
+        if not 0 < self.difference < OTHER_SURFACE:
+            raise ConfigError(f"surface: expected difference in (0, {OTHER_SURFACE}), got {self.difference}.")
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ class _Seen:
     camera: Camera
     picture: Float[Tensor, "3 h w"]
     inverse: Float[Tensor, "h w"]  # depth along camera z
-    alike: Bool[Tensor, "h w"]
+    found: Bool[Tensor, "h w"]  # whether one depth stands out
     step: float  # of the search, in inverse depth
 
     @property
     def points(self) -> Float[Tensor, "h w 3"]:
-        start, along = _unit_rays(self.camera)
+        start, along = unit_rays(self.camera)
         return start + along / self.inverse[..., None]
 
 
@@ -97,15 +100,16 @@ def surface_points(
         progress: show a bar when it takes more than two seconds.
     """
     chosen = scene.train if cameras is None else cameras
+    if len(chosen) < 2:
+        return PointCloud(torch.zeros(0, 3), torch.zeros(0, 3))
     rig = tuple(small_camera(scene.cameras[i], config.size) for i in chosen)
     compared, followed = nearest_cameras(rig, config.neighbours), _spread(len(rig), config.cameras)
-    if len(rig) < 2:
-        return PointCloud(torch.zeros(0, 3), torch.zeros(0, 3))
-    with progress_bar("Looking for surfaces", len(rig) + len(followed), progress) as advance:
+    needed = sorted({*followed, *compared[followed].nonzero()[:, 1].tolist()})
+    with progress_bar("Looking for surfaces", len(needed) + len(followed), progress) as advance:
         frames = sorted({int((m + 0.5) * scene.n_frames / config.moments) for m in range(config.moments)})
-        usual = []
-        for index, camera in zip(chosen, rig, strict=True):
-            usual.append(pictures(scene, index, camera, frames).median(dim=0).values / 255)
+        usual = {}
+        for i in needed:
+            usual[i] = pictures(scene, chosen[i], rig[i], frames).median(dim=0).values / 255
             advance()
         seen = []
         for i in followed:
@@ -124,41 +128,37 @@ def _spread(n: int, wanted: int) -> list[int]:
     return sorted({round(i * (n - 1) / max(wanted - 1, 1)) for i in range(wanted)})
 
 
-def _unit_rays(camera: Camera) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"]]:
-    """Where a camera's rays begin, and how far they go for each unit of camera z."""
-    ray = rays(camera)
-    return ray[0, 0, :3], ray[..., 3:] / (ray[..., 3:] @ camera.viewmat[2, :3])[..., None]
-
-
 def _search(
     camera: Camera,
     picture: Float[Tensor, "3 h w"],
-    others: list[tuple[Camera, Float[Tensor, "3 h w"]]],
+    others: list[tuple[Camera, Float[Tensor, "3 _ _"]]],
     bounds: tuple[float, float],
     config: SurfaceConfig,
 ) -> _Seen:
     """The best depth of every pixel, between two steps of the search by a parabola through the costs."""
-    near, far = 1 / bounds[0], 1 / bounds[1]
-    inverses = torch.linspace(near, far, config.depths)
+    first, last = 1 / bounds[0], 1 / bounds[1]
+    inverses = torch.linspace(first, last, config.depths)
     cost = torch.cat([_differences(camera, picture, others, z, config.window) for z in inverses.split(AT_ONCE)])
     least, best = cost.min(dim=0)
     middle = best.clamp(1, config.depths - 2)
     before, here, after = (cost.gather(0, (middle + offset)[None])[0] for offset in (-1, 0, 1))
     bent = before - 2 * here + after
     offset = torch.where(bent > 1e-6, (before - after) / (2 * bent.clamp_min(1e-6)), 0.0).clamp(-0.5, 0.5)
-    step = (far - near) / (config.depths - 1)
-    return _Seen(camera, picture, near + (middle + offset) * step, least < config.difference, abs(step))
+    step = (last - first) / (config.depths - 1)
+    as_good = (cost < least + AS_GOOD).float().mean(0)
+    found = (least < config.difference) & (best == middle) & (as_good <= AMBIGUOUS)  # the first and last may go on outside
+    return _Seen(camera, picture, first + (middle + offset) * step, found, abs(step))
 
 
 def _differences(
     camera: Camera,
     picture: Float[Tensor, "3 h w"],
-    others: list[tuple[Camera, Float[Tensor, "3 h w"]]],
+    others: list[tuple[Camera, Float[Tensor, "3 _ _"]]],
     inverses: Float[Tensor, "d"],
     window: int,
 ) -> Float[Tensor, "d h w"]:
     """How unlike the patches around a pixel are in the better half of the other cameras, at some depths."""
-    start, along = _unit_rays(camera)
+    start, along = unit_rays(camera)
     points = (start + along[:, :, None] / inverses[:, None]).flatten(0, 1)
     size = (len(inverses), camera.height, camera.width)
     costs = []
@@ -172,11 +172,12 @@ def _differences(
 
 
 def _agreed(one: _Seen, others: list[_Seen], wanted: int) -> Bool[Tensor, "h w"]:
-    """Where patches were alike, and enough of the others come to the same depth."""
+    """Where a depth was found, and enough of the others found the same."""
     points = one.points.flatten(0, 1)[:, None]
     agreeing = torch.zeros(len(points))
     for other in others:
-        inverse, inside, z = look_up(other.camera, other.inverse[None], points, mode="nearest")
-        same = (inverse[..., 0] - 1 / z).abs() < SAME_DEPTH * other.step
-        agreeing += (same & (inside > 0))[:, 0]
-    return one.alike & (agreeing >= min(wanted, len(others))).view_as(one.alike)
+        layers = torch.stack([other.inverse, other.found.float()])
+        sampled, inside, z = look_up(other.camera, layers, points, mode="nearest")
+        same = (sampled[..., 0] - 1 / z).abs() < SAME_DEPTH * other.step
+        agreeing += (same & (sampled[..., 1] > 0.5) & (inside > 0))[:, 0]
+    return one.found & (agreeing >= min(wanted, len(others))).view_as(one.found)

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from moegs.data._project import depth_range, look_up, nearest_cameras, pictures, small_camera
+from moegs.data._project import depth_range, look_up, nearest_cameras, pictures, small_camera, unit_rays
 from moegs.data.scene import Scene
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud, drawn, joined
 from moegs.progress import progress_bar
-from moegs.render.camera import Camera, rays
+from moegs.render.camera import Camera
 
 SAME_SURFACE = 0.08  # mean difference of colours up to which two cameras may see the same
 WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however much more
@@ -165,8 +165,8 @@ def _candidates(changed: list[Bool[Tensor, "m h w"]], config: SweepConfig) -> li
     where = torch.cat([pad(mask.nonzero(), (1, 0), value=camera) for camera, mask in enumerate(changed)])
     often = torch.cat([mask.sum(0, keepdim=True).expand_as(mask)[mask] for mask in changed])
     patience = torch.empty(len(where)).exponential_(generator=torch.Generator().manual_seed(config.seed)) * often
-    drawn = where[patience.argsort(stable=True)[: config.candidates]]
-    return [drawn[drawn[:, 1] == moment][:, [0, 2, 3]] for moment in range(len(changed[0]))]
+    followed = where[patience.argsort(stable=True)[: config.candidates]]
+    return [followed[followed[:, 1] == moment][:, [0, 2, 3]] for moment in range(len(changed[0]))]
 
 
 def _follow(
@@ -201,10 +201,9 @@ def _along_rays(
     for index, camera in enumerate(rig.cameras):
         mine = pixels[:, 0] == index
         row, column = pixels[mine, 1], pixels[mine, 2]
-        ray = rays(camera)[row, column]
-        along = ray[:, 3:] / (ray[:, 3:] @ camera.viewmat[2, :3])[:, None]  # one unit of camera z
+        start, along = unit_rays(camera)
         z = 1 / torch.lerp(1 / rig.near[index], 1 / rig.far[index], steps)
-        points[mine] = ray[:, None, :3] + along[:, None] * z[None, :, None]
+        points[mine] = start + along[row, column][:, None] * z[None, :, None]
         colors[mine] = images[index][:, row, column].T
     return points, colors
 

@@ -98,11 +98,6 @@ class FitConfig:
         if not 0 <= self.filled <= 1:
             raise ConfigError(f"FitConfig: expected filled in [0, 1], got {self.filled}.")
 
-    @property
-    def standing(self) -> int:
-        """How many points on what stands still a run would start with."""
-        return 0 if self.surface is None else round(self.filled * self.densify.max_gaussians)
-
 
 @dataclass
 class _Run:
@@ -116,6 +111,7 @@ class _Run:
     loss: ImageLoss
     keep: Selection | None = None
     continued: bool = False
+    standing: int = 0  # Gaussians on what stands still that it began with
     step: int = 0
 
     def stage(self, steps: int) -> int:
@@ -197,16 +193,20 @@ def _begin(
     description = _describe(scene, prior, config, order, start, loss, keep)
     path = None if folder is None else folder / NAME
     saved = load_checkpoint(path, description) if path is not None and path.exists() else None
-    generator = torch.Generator().manual_seed(config.seed)
+    generator, standing = torch.Generator().manual_seed(config.seed), len(scene.cloud)
     if saved is not None and folder is not None:
         with restoring(folder):
             params = _saved_params(saved, prior.init(scene.cloud, torch.Generator()) if start is None else start)
+    elif start is None:
+        cloud, standing = _cloud(scene, config, order, progress)
+        params = prior.init(cloud, generator)
     else:
-        params = start if start is not None else prior.init(_cloud(scene, config, order, progress), generator)
+        params = start
     run = _Run(
         ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
         torch.zeros(count(params)), generator, description,
         loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), keep, start is not None,
+        standing,
     )  # fmt: skip
     if saved is not None and folder is not None:
         with restoring(folder):
@@ -214,13 +214,16 @@ def _begin(
     return run
 
 
-def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) -> PointCloud:
+def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) -> tuple[PointCloud, int]:
+    """Where a run begins, and how many of the points stand still."""
     look: dict[str, Any] = {"cameras": order.cameras, "progress": progress}
     cloud = scene.cloud if config.sweep is None else with_moving_points(scene, config.sweep, **look)
-    lacking = config.standing - len(scene.cloud)
+    cap = config.densify.max_gaussians
+    lacking = min(round(config.filled * cap) - len(scene.cloud), cap - len(cloud))
     if config.surface is None or lacking <= 0:
-        return cloud
-    return joined(cloud, drawn(surface_points(scene, config.surface, **look), lacking, config.seed))
+        return cloud, len(scene.cloud)
+    found = drawn(surface_points(scene, config.surface, **look), lacking, config.seed)
+    return joined(cloud, found), len(scene.cloud) + len(found)
 
 
 def _saved_params(saved: Checkpoint, like: Params) -> Params:
@@ -236,11 +239,12 @@ def _saved_params(saved: Checkpoint, like: Params) -> Params:
 def _restore(run: _Run, saved: Checkpoint) -> None:
     for name in ("stats/grad_sum", "stats/seen"):
         same_kind(name, saved.tensors[name], torch.zeros(count(run.optimizer.params)))
+    same_kind("stats/standing", saved.tensors["stats/standing"], torch.zeros((), dtype=torch.int64))
     same_kind("rng", saved.tensors["rng"], run.generator.get_state())
     run.optimizer.load(run.optimizer.params, saved.moments("adam"))
     run.grad_sum, run.seen = saved.tensors["stats/grad_sum"], saved.tensors["stats/seen"]
     run.generator.set_state(saved.tensors["rng"])
-    run.step = saved.step
+    run.standing, run.step = int(saved.tensors["stats/standing"]), saved.step
 
 
 def _snapshot(run: _Run) -> Checkpoint:
@@ -248,6 +252,7 @@ def _snapshot(run: _Run) -> Checkpoint:
     for name, moments in run.optimizer.state().items():
         tensors |= {f"adam/{name}/{k}": v for k, v in moments.items()}
     tensors |= {"stats/grad_sum": run.grad_sum, "stats/seen": run.seen, "rng": run.generator.get_state()}
+    tensors["stats/standing"] = torch.tensor(run.standing)
     return Checkpoint(run.step, tensors, run.description)
 
 
@@ -364,7 +369,7 @@ def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig,
     expert = Expert(prior, params, config.options, config.background, prior.decoder)
     pairs = [order.at(step) for step in range(done, done + RANKED)]
     colours = coloured(expert, ((scene.cameras[c], scene.time(f), c) for c, f in pairs))
-    room = _allowed(scene, config, run.step) - count(params)
+    room = _allowed(run.standing, config, run.step) - count(params)
     idle = giving_way(colours, run.grad_sum / run.seen.clamp_min(1), config.densify.grad_threshold, room, config.idle)
     run.optimizer.replace(*densify.keep(params, ~idle))
     run.grad_sum, run.seen = run.grad_sum[~idle], run.seen[~idle]
@@ -373,7 +378,7 @@ def _without_idle(params: Params, scene: Scene, prior: Prior, config: FitConfig,
 
 def _grow(params: Params, scene: Scene, prior: Prior, config: FitConfig, run: _Run, view: View) -> Params:
     now = prior.deform(params, view.time, view.camera_index)
-    rule = replace(config.densify, max_gaussians=_allowed(scene, config, run.step))
+    rule = replace(config.densify, max_gaussians=_allowed(run.standing, config, run.step))
     survivors, spawned, lineage = densify.grow(
         params, now, run.grad_sum / run.seen.clamp_min(1), rule, scene.extent,
         move=prior.moved, shrink=prior.shrunk, generator=run.generator,
@@ -390,9 +395,8 @@ def _cooled(progress: float, cooldown: float) -> float:
     return 1.0 if progress <= 1 - cooldown else COLD ** ((progress - 1 + cooldown) / cooldown)
 
 
-def _allowed(scene: Scene, config: FitConfig, step: int) -> int:
+def _allowed(start: int, config: FitConfig, step: int) -> int:
     """The cap rises evenly while growth lasts, so that places which only turn out hard later still find room."""
-    start = max(len(scene.cloud), config.standing)
     first, last = config.densify_from * config.steps, config.densify_until * config.steps
     risen = min(max((step + 1 - first) / max(last - first, 1), 0.0), 1.0)
     cap = config.densify.max_gaussians

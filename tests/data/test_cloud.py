@@ -7,6 +7,7 @@ import torch
 
 from moegs.data import PointCloud
 from moegs.errors import ShapeError
+from moegs.gaussians import Gaussians
 from moegs.gaussians.cloud import drawn, joined
 
 
@@ -45,6 +46,13 @@ def test_joining_fills_in_what_one_cloud_does_not_know():
     assert both.spans.tolist() == pytest.approx([1, 0.1, 0.1]) and both.velocities.tolist() == [[0] * 3, [1] * 3, [1] * 3]
     neither = joined(plain, plain)
     assert len(neither) == 2 and neither.times is neither.spans is neither.velocities is None
+
+
+def test_clouds_with_looks_are_not_joined():
+    plain = PointCloud(torch.zeros(1, 3), torch.zeros(1, 3))
+    one = Gaussians(plain.points, torch.ones(1), torch.zeros(1, 1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.ones(1, 3))
+    with pytest.raises(ShapeError, match="without looks"):
+        joined(plain, replace(plain, looks=one))
 
 
 def test_points_are_drawn_in_their_order():
