@@ -122,10 +122,8 @@ def surface_points(
 
 
 def _spread(n: int, wanted: int) -> list[int]:
-    """Up to ``wanted`` of n numbers, evenly spaced."""
-    if wanted >= n:
-        return list(range(n))
-    return sorted({round(i * (n - 1) / max(wanted - 1, 1)) for i in range(wanted)})
+    """Up to ``wanted`` of n numbers, evenly spaced, the first and the last among them."""
+    return sorted({round(i * (n - 1) / (wanted - 1)) for i in range(wanted)})
 
 
 def _search(

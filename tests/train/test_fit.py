@@ -59,6 +59,18 @@ def test_a_run_starts_from_points_on_what_stands_still():
     assert len(full) == len(own)
 
 
+def test_a_resumed_run_grows_from_what_it_began_with(tmp_path, monkeypatch):
+    rule = DensifyRule(grad_threshold=1e-9, max_gaussians=300)
+    config = replace(QUICK, densify=rule, densify_until=0.9, surface=SurfaceConfig(difference=0.1), filled=0.6, idle=0.0)
+    whole = fit_expert(small_scene(), prior(), config, progress=False)
+    stop_after(monkeypatch, 14)
+    with pytest.raises(KeyboardInterrupt):
+        fit_expert(small_scene(), prior(), config, out=tmp_path, progress=False)
+    monkeypatch.undo()
+    resumed = fit_expert(small_scene(), prior(), config, out=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(whole.params[k], resumed.params[k]) for k in whole.params)
+
+
 def test_a_fraction_of_more_than_all_is_refused():
     with pytest.raises(ConfigError, match=r"filled in \[0, 1\], got 1\.5"):
         FitConfig(filled=1.5)
