@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from moegs.gaussians.quaternions import TINY, normalize
+from moegs.render.native import splines as native
 
 EDGE = 1e-4  # the arc cosine's slope is unbounded at one; nearer than this to it, rotations are blended linearly
 LOG_LIMIT = 15.0  # exp() of more overflows in its gradient; a window this wide is already constant over any clip
@@ -34,18 +36,37 @@ def window(keyframes: Float[Tensor, "n k c"], start: int | Tensor, length: int) 
     return keyframes[:, start : start + length].unbind(1)
 
 
-def catmull_rom(keyframes: Float[Tensor, "n k 3"], tau: float | Tensor) -> Float[Tensor, "n 3"]:
-    """Cubic Hermite interpolation with central-difference tangents; needs a key frame before and two after.
+def pose(
+    keyframes: Float[Tensor, "n k 3"], rotations: Float[Tensor, "n k 4"], tau: float | Tensor, position: str,
+    shortest_arc: bool,
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:  # fmt: skip
+    """Means and unit quaternions at ``tau``; where it is a number and the way is the usual one, by the native kernel."""
+    cubic = position == "cubic"
+    if cubic and shortest_arc and not isinstance(tau, Tensor) and native.usable(keyframes, rotations):
+        k, d = locate(tau, 1, keyframes.shape[1] - 3)
+        if 0 <= d <= 1:  # beyond the key frames the kernel's sines do not reach
+            return native.pose(keyframes, rotations, native.Place(int(k) - 1, hermite(float(d)), float(d)))
+    place = catmull_rom if cubic else linear
+    return place(keyframes, tau), slerp(rotations, tau, int(cubic), 1 + int(cubic), shortest_arc)
 
-    Its four weights add up to one, so that moving all key frames by a vector moves the path by it.
-    """
-    k, d = locate(tau, 1, keyframes.shape[1] - 3)
-    a, b, c, e = window(keyframes, k - 1, 4)
+
+def hermite(d: Any) -> tuple[Any, Any, Any, Any]:
+    """Weights of four key frames, a way ``d`` from the second to the third. They add up to one."""
     dd = d * d
     ddd = dd * d
     before, after = (ddd - 2 * dd + d) / 2, (ddd - dd) / 2
     rise = 3 * dd - 2 * ddd
-    return b * (1 - rise - after) + c * (rise + before) - a * before + e * after
+    return -before, 1 - rise - after, rise + before, after
+
+
+def catmull_rom(keyframes: Float[Tensor, "n k 3"], tau: float | Tensor) -> Float[Tensor, "n 3"]:
+    """Cubic Hermite interpolation with central-difference tangents; needs a key frame before and two after.
+
+    Its weights add up to one, so that moving all key frames by a vector moves the path by it.
+    """
+    k, d = locate(tau, 1, keyframes.shape[1] - 3)
+    first, *others = (w * frame for w, frame in zip(hermite(d), window(keyframes, k - 1, 4), strict=True))
+    return sum(others, first)
 
 
 def linear(keyframes: Float[Tensor, "n k 3"], tau: float | Tensor) -> Float[Tensor, "n 3"]:

@@ -327,13 +327,12 @@ def _raw_matrix(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
 
 def _deform_spline(fields: dict[str, Tensor], t: float | Tensor, config: Interpolation) -> Gaussians:
     tau = config.tau(t)
-    cubic = config.position == "cubic"
-    place = _splines.catmull_rom if cubic else _splines.linear
+    means, quats = _splines.pose(fields["keyframes"], fields["rotations"], tau, config.position, config.shortest_arc)
     return Gaussians(
-        means=place(fields["keyframes"], tau),
+        means=means,
         opacities=fields["opacities"].sigmoid() * _window(fields, tau, config),
         sh=harmonics(fields),
-        quats=_splines.slerp(fields["rotations"], tau, int(cubic), 1 + int(cubic), config.shortest_arc),
+        quats=quats,
         scales=fields["scales"].exp(),
     )
 

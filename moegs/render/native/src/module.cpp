@@ -19,5 +19,6 @@ NB_MODULE(_native, m) {
   bind_ssim(m);
   bind_planes(m);
   bind_network(m);
+  bind_splines(m);
   bind_clock(m);
 }
