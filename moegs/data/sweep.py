@@ -27,6 +27,7 @@ SAME_SURFACE = 0.08  # mean difference of colours up to which two cameras may se
 WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however much more
 PATCH, OPTIONS = 8, 24  # points that move together, and places that they may move to
 FASTEST = 0.1  # of the depth of the scene from one moment to the other
+TRIED = 1.5  # pixels for every point that is wanted: not every depth can be told
 INERTIA = 0.8  # another place must fit a fifth better than to stand still
 
 Points = tuple[Tensor, Tensor]  # positions and colours, [n, 3] each
@@ -37,7 +38,7 @@ class SweepConfig:
     """How hard to look.
 
     Attributes:
-        candidates: pixels followed, over all moments and cameras.
+        candidates: pixels followed, over all moments and cameras; more where more points are wanted.
         moments: pairs of frames that are looked at, evenly spaced.
         size: cameras are scaled so that the longer side has at most this many pixels.
         change: a pixel has changed when a channel differs by more than this from its median over the moments.
@@ -56,11 +57,10 @@ class SweepConfig:
     depths: int = 128
     neighbours: int = 4
     quorum: float = 0.7
-    share: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        smallest = {"candidates": 1, "moments": 2, "size": 1, "depths": 2, "neighbours": 1, "share": 0.0}
+        smallest = {"candidates": 1, "moments": 2, "size": 1, "depths": 2, "neighbours": 1}
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"sweep: expected {name} ≥ {least}, got {getattr(self, name)}.")
@@ -70,11 +70,21 @@ class SweepConfig:
 
 
 def with_moving_points(
-    scene: Scene, config: SweepConfig = SweepConfig(), *, cameras: tuple[int, ...] | None = None, progress: bool = True
+    scene: Scene,
+    config: SweepConfig = SweepConfig(),
+    *,
+    places: int | None = None,
+    cameras: tuple[int, ...] | None = None,
+    progress: bool = True,
 ) -> PointCloud:
-    """The scene's own points, there throughout, and those of :func:`moving_points`, at most ``share`` as many."""
-    own, found = scene.cloud, moving_points(scene, config, cameras=cameras, progress=progress)
-    return joined(own, drawn(found, round(config.share * len(own)), config.seed))
+    """The scene's own points, there throughout, and those of :func:`moving_points`.
+
+    The latter take at most as large a part of ``places`` as of the pixels ever changes. ``places`` is how many points or
+    Gaussians are to show the scene, by default as many as the scene has points.
+    """
+    own = scene.cloud
+    found, most = _found(scene, config, len(own) if places is None else places, cameras, progress)
+    return joined(own, drawn(found, most, config.seed))
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,13 @@ def moving_points(
         cameras: training cameras to look at instead of all of them.
         progress: show a bar when it takes more than two seconds.
     """
+    return _found(scene, config, 0, cameras, progress)[0]
+
+
+def _found(
+    scene: Scene, config: SweepConfig, places: int, cameras: tuple[int, ...] | None, progress: bool
+) -> tuple[PointCloud, int]:
+    """Points on what changes, and how many of some places are theirs by its part of the pictures."""
     frames = _frames(scene.n_frames, config.moments)
     chosen = scene.train if cameras is None else cameras
     rig = _rig(scene, chosen, config)
@@ -111,7 +128,8 @@ def moving_points(
             stacks.append(pictures(scene, index, camera, frames))
             advance()
         changed = [_changed(seen, config.change) for seen in stacks]
-        pixels = _candidates(changed, config)
+        wanted = round(places * _ever(changed))
+        pixels = _candidates(changed, max(config.candidates, round(TRIED * wanted)), config.seed)
         found = []
         for moment in moments:
             found.append(_follow(rig, _pictures(stacks, moment), [c[moment] for c in changed], pixels[moment], config))
@@ -125,7 +143,7 @@ def moving_points(
             ]
             velocities.append(_best_way(found[here][0], ways))
             advance()
-    return _joined(found, times, velocities, min(1.0, 2 / config.moments))
+    return _joined(found, times, velocities, min(1.0, 2 / config.moments)), wanted
 
 
 def _frames(n_frames: int, moments: int) -> list[int]:
@@ -157,15 +175,20 @@ def _changed(seen: UInt8[Tensor, "m 3 h w"], threshold: float) -> Bool[Tensor, "
     return torch.stack([((image.short() - usual).abs() > 255 * threshold).any(dim=0) for image in seen])
 
 
-def _candidates(changed: list[Bool[Tensor, "m h w"]], config: SweepConfig) -> list[Int[Tensor, "n 3"]]:
+def _ever(changed: list[Bool[Tensor, "m h w"]]) -> float:
+    """Part of the pixels that change at some moment, mean over the cameras."""
+    return sum(float(mask.any(0).float().mean()) for mask in changed) / max(len(changed), 1)
+
+
+def _candidates(changed: list[Bool[Tensor, "m h w"]], count: int, seed: int) -> list[Int[Tensor, "n 3"]]:
     """For every moment: camera, row and column of some pixels that changed.
 
     The more rarely a pixel changes, the likelier it is drawn: what flies past is there once, what stays can be had later.
     """
     where = torch.cat([pad(mask.nonzero(), (1, 0), value=camera) for camera, mask in enumerate(changed)])
     often = torch.cat([mask.sum(0, keepdim=True).expand_as(mask)[mask] for mask in changed])
-    patience = torch.empty(len(where)).exponential_(generator=torch.Generator().manual_seed(config.seed)) * often
-    followed = where[patience.argsort(stable=True)[: config.candidates]]
+    patience = torch.empty(len(where)).exponential_(generator=torch.Generator().manual_seed(seed)) * often
+    followed = where[patience.argsort(stable=True)[:count]]
     return [followed[followed[:, 1] == moment][:, [0, 2, 3]] for moment in range(len(changed[0]))]
 
 

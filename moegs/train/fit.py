@@ -66,7 +66,8 @@ class FitConfig:
             none.
         surface: how more points are found on what stands still (:func:`moegs.data.surface_points`); None looks for none.
         filled: fraction of the Gaussians that there may be (``densify.max_gaussians``) up to which these are added to the
-            capture's points.
+            capture's points. Beside them there are at most as large a part of it of moving points as of the pixels
+            ever changes.
         seed: orders the views and all randomness.
         checkpoint_every: steps between checkpoints.
     """
@@ -217,9 +218,9 @@ def _begin(
 def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) -> tuple[PointCloud, int]:
     """Where a run begins, and how many of the points stand still."""
     look: dict[str, Any] = {"cameras": order.cameras, "progress": progress}
-    cloud = scene.cloud if config.sweep is None else with_moving_points(scene, config.sweep, **look)
-    cap = config.densify.max_gaussians
-    lacking = min(round(config.filled * cap) - len(scene.cloud), cap - len(cloud))
+    cap, places = config.densify.max_gaussians, round(config.filled * config.densify.max_gaussians)
+    cloud = scene.cloud if config.sweep is None else with_moving_points(scene, config.sweep, places=places, **look)
+    lacking = min(places - len(scene.cloud), cap - len(cloud))
     if config.surface is None or lacking <= 0:
         return cloud, len(scene.cloud)
     found = drawn(surface_points(scene, config.surface, **look), lacking, config.seed)

@@ -77,17 +77,24 @@ def test_never_looks_at_held_out_cameras(scene, found):
     assert torch.equal(moving_points(blinded, CONFIG, progress=False).points, found.points)
 
 
-def test_adds_no_more_than_its_share(scene):
-    cloud = with_moving_points(scene, replace(CONFIG, share=0.1), progress=False)
+def test_adds_as_large_a_part_as_changes(scene):
     own = len(scene.cloud)
-    assert len(cloud) == own + round(0.1 * own)
-    assert torch.equal(cloud.points[:own], scene.cloud.points)
-    assert cloud.times[:own].isnan().all() and cloud.times[own:].isfinite().all()
-    assert (cloud.spans[:own] == 1).all() and (cloud.spans[own:] < 1).all()
+    few, more = (with_moving_points(scene, CONFIG, places=places, progress=False) for places in (1000, 3000))
+    assert 0 < len(few) - own < 500  # most of the pictures stands still
+    assert abs((len(more) - own) - 3 * (len(few) - own)) <= 2
+    assert torch.equal(more.points[:own], scene.cloud.points)
+    assert more.times[:own].isnan().all() and more.times[own:].isfinite().all()
+    assert (more.spans[:own] == 1).all() and (more.spans[own:] < 1).all()
+    assert len(with_moving_points(scene, CONFIG, places=0, progress=False)) == own
+
+
+def test_looks_at_more_pixels_where_more_points_are_wanted(scene, found):
+    many = with_moving_points(scene, CONFIG, places=100_000, progress=False)
+    assert len(many) - len(scene.cloud) > len(found)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"moments": 1}, {"candidates": 0}, {"change": 0.0}, {"quorum": 1.5}, {"share": -0.1}]
+    "wrong", [{"moments": 1}, {"candidates": 0}, {"change": 0.0}, {"quorum": 1.5}]
 )
 def test_numbers_without_meaning_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
