@@ -55,7 +55,8 @@ class Polynomial(Prior):
         initial_log_width: log of the first temporal width, in clip lengths.
         motion_reg: weight of the mean absolute motion coefficient (0 in the original).
         lr_*: learning rates; those of means and motion are multiplied by the extent of the camera rig, that of
-            ``sh_rest`` is a twentieth of that of ``sh_dc``.
+            ``sh_rest`` is a twentieth of that of ``sh_dc``. Those of motion fall over the run, so that what stands still
+            comes to rest; the original's do not.
     """
 
     name: ClassVar[str] = "polynomial"
@@ -71,8 +72,10 @@ class Polynomial(Prior):
     lr_means: float = 8e-4
     lr_means_final: float = 8e-6
     lr_motion: float = 2e-3
+    lr_motion_final: float = 6e-5
     lr_quats: float = 1e-3
     lr_omega: float = 5e-4
+    lr_omega_final: float = 1.5e-5
     lr_scales: float = 7e-3
     lr_opacities: float = 0.05
     lr_centers: float = 2e-3
@@ -139,9 +142,9 @@ class Polynomial(Prior):
     def param_groups(self, params: Params, extent: float) -> dict[str, Schedule]:
         rates = {
             "means": Schedule(self.lr_means * extent, self.lr_means_final * extent),
-            "motion": Schedule(self.lr_motion * extent),
+            "motion": Schedule(self.lr_motion * extent, self.lr_motion_final * extent),
             "quats": Schedule(self.lr_quats),
-            "omega": Schedule(self.lr_omega),
+            "omega": Schedule(self.lr_omega, self.lr_omega_final),
             "scales": Schedule(self.lr_scales),
             "opacities": Schedule(self.lr_opacities),
             "centers": Schedule(self.lr_centers),
@@ -176,7 +179,9 @@ def _original(cls: type[Polynomial]) -> Polynomial:
         lr_means=1.6e-4,
         lr_means_final=1.6e-6,
         lr_motion=2.8e-4,
+        lr_motion_final=2.8e-4,
         lr_omega=1e-4,
+        lr_omega_final=1e-4,
         lr_scales=5e-3,
         lr_sh=2.5e-3,
         lr_centers=1e-4,
