@@ -20,6 +20,7 @@ from benchmarks.report import DOCS, Section, log_log, machine, write_page
 from benchmarks.scenes import BenchScene, garden_scene, grown, random_scene, table_scenes
 from benchmarks.timing import Timing, busy_neighbours, interleaved, threads
 from moegs.deform._planes import sample_planes, sample_planes_reference
+from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import native
 from moegs.route._network import network_logits, network_logits_by_torch
 
@@ -167,7 +168,7 @@ def training_step(effort: Effort) -> Section:
 
 
 def other_ops(effort: Effort) -> Section:
-    """SSIM, the router's network, plane sampling and Adam."""
+    """SSIM, the router's network, plane sampling, key frames and Adam."""
     width, height = 320, 240
     ops = {
         "L1 + SSIM, 320x240": {
@@ -185,6 +186,10 @@ def other_ops(effort: Effort) -> Section:
                 "ours": workloads.hexplane(n, sample_planes, one_time),
                 "torch": workloads.hexplane(n, sample_planes_reference, one_time),
             }
+        ops[f"key frames, {n // 1000}k Gaussians"] = {
+            "ours": workloads.splines(n, pose),
+            "torch": workloads.splines(n, pose_by_torch),
+        }
         ops[f"Adam, {n // 1000}k Gaussians"] = {"ours": workloads.adam(n, True), "torch": workloads.adam(n, False)}
     rows = []
     for name, calls in ops.items():

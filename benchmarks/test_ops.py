@@ -7,6 +7,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.scenes import BenchScene, garden_scene, random_scene
 from moegs.deform._planes import sample_planes, sample_planes_reference
+from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import backends
 from moegs.route._network import network_logits, network_logits_by_torch
 
@@ -61,6 +62,11 @@ def test_router_network_and_gradient(benchmark, logits) -> None:
 @pytest.mark.parametrize("sampler", [sample_planes, sample_planes_reference], ids=["native", "torch"])
 def test_hexplane_and_gradient(benchmark, sampler, n: int) -> None:
     benchmark(workloads.hexplane(n, sampler))
+
+
+@pytest.mark.parametrize("by", [pose, pose_by_torch], ids=["native", "torch"])
+def test_splines_and_gradient(benchmark, by) -> None:
+    benchmark(workloads.splines(10_000, by))
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])

@@ -167,6 +167,14 @@ def _level(cells: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
     return [plane.contiguous(memory_format=torch.channels_last).requires_grad_() for plane in planes]
 
 
+def splines(n: int, pose: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+    """Poses between two of thirteen key frames, with the gradients of all of them."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(n, 13, width, generator=generator).requires_grad_() for width in (3, 4)]
+    upstream = [torch.randn(n, width, generator=generator) for width in (3, 4)]
+    return lambda: torch.autograd.grad(pose(*leaves, 4.3), leaves, upstream)
+
+
 def adam(n: int, fused: bool) -> Call:
     """One Adam step over 59 floats a Gaussian."""
     leaf = torch.zeros(n, 59, requires_grad=True)

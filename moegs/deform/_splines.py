@@ -37,15 +37,23 @@ def window(keyframes: Float[Tensor, "n k c"], start: int | Tensor, length: int) 
 
 
 def pose(
-    keyframes: Float[Tensor, "n k 3"], rotations: Float[Tensor, "n k 4"], tau: float | Tensor, position: str,
-    shortest_arc: bool,
+    keyframes: Float[Tensor, "n k 3"], rotations: Float[Tensor, "n k 4"], tau: float | Tensor, position: str = "cubic",
+    shortest_arc: bool = True,
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:  # fmt: skip
     """Means and unit quaternions at ``tau``; where it is a number and the way is the usual one, by the native kernel."""
-    cubic = position == "cubic"
-    if cubic and shortest_arc and not isinstance(tau, Tensor) and native.usable(keyframes, rotations):
+    if position == "cubic" and shortest_arc and not isinstance(tau, Tensor) and native.usable(keyframes, rotations):
         k, d = locate(tau, 1, keyframes.shape[1] - 3)
         if 0 <= d <= 1:  # beyond the key frames the kernel's sines do not reach
             return native.pose(keyframes, rotations, native.Place(int(k) - 1, hermite(float(d)), float(d)))
+    return pose_by_torch(keyframes, rotations, tau, position, shortest_arc)
+
+
+def pose_by_torch(
+    keyframes: Float[Tensor, "n k 3"], rotations: Float[Tensor, "n k 4"], tau: float | Tensor, position: str = "cubic",
+    shortest_arc: bool = True,
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:  # fmt: skip
+    """The readable twin of :func:`pose`, for any dtype and device."""
+    cubic = position == "cubic"
     place = catmull_rom if cubic else linear
     return place(keyframes, tau), slerp(rotations, tau, int(cubic), 1 + int(cubic), shortest_arc)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moegs.deform._splines import catmull_rom, pose, slerp
+from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import native
 from moegs.render.native.splines import usable
 
@@ -31,10 +31,8 @@ def with_gradients(function, keyframes: Tensor, rotations: Tensor) -> list[Tenso
 
 def assert_alike(keyframes: Tensor, rotations: Tensor, tau: float) -> None:
     assert usable(keyframes, rotations)
-    got = with_gradients(lambda k, r: pose(k, r, tau, "cubic", True), keyframes, rotations)
-    twin = with_gradients(
-        lambda k, r: (catmull_rom(k, tau), slerp(r, tau, 1, 2, True)), keyframes.double(), rotations.double()
-    )
+    got = with_gradients(lambda k, r: pose(k, r, tau), keyframes, rotations)
+    twin = with_gradients(lambda k, r: pose_by_torch(k, r, tau), keyframes.double(), rotations.double())
     for value, expected in zip(got, twin, strict=True):
         largest = max([1.0, *expected.abs().flatten().tolist()])
         torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=3e-6 * largest)
@@ -63,7 +61,7 @@ def test_rotations_that_are_empty_alike_or_opposite(isa):
     rotations[6] *= 1e-4
     for tau in (1.0, 1.4):
         assert_alike(keyframes, rotations, tau)
-    quats = pose(keyframes, rotations, 1.4, "cubic", True)[1]
+    quats = pose(keyframes, rotations, 1.4)[1]
     assert quats[0].tolist() == [1, 0, 0, 0]
     torch.testing.assert_close(torch.linalg.vector_norm(quats, dim=-1), torch.ones(20))
 
@@ -71,15 +69,15 @@ def test_rotations_that_are_empty_alike_or_opposite(isa):
 def test_beyond_the_key_frames_it_goes_on_as_torch_does():
     keyframes, rotations = drawn(20, 6)
     for tau in (0.2, 5.7):
-        means, quats = pose(keyframes, rotations, tau, "cubic", True)
-        torch.testing.assert_close(means.double(), catmull_rom(keyframes.double(), tau), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(quats.double(), slerp(rotations.double(), tau, 1, 2, True), atol=1e-5, rtol=1e-4)
+        exact = pose_by_torch(keyframes.double(), rotations.double(), tau)
+        for value, expected in zip(pose(keyframes, rotations, tau), exact, strict=True):
+            torch.testing.assert_close(value.double(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_only_what_is_asked_for_gets_a_gradient():
     keyframes, rotations = drawn(20, 6)
     keyframes.requires_grad_()
-    means = pose(keyframes, rotations, 2.5, "cubic", True)[0]
+    means = pose(keyframes, rotations, 2.5)[0]
     means.sum().backward()
     assert rotations.grad is None
     assert keyframes.grad.flatten(2).any(2).any(0).tolist() == [False, True, True, True, True, False]
@@ -89,7 +87,7 @@ def test_threads_change_no_bit(monkeypatch):
     found = []
     for threads in ("1", "3"):
         monkeypatch.setenv("MOEGS_NUM_THREADS", threads)
-        found.append(with_gradients(lambda k, r: pose(k, r, 2.3, "cubic", True), *drawn(3001, 6)))
+        found.append(with_gradients(lambda k, r: pose(k, r, 2.3), *drawn(3001, 6)))
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
 

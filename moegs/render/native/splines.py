@@ -28,7 +28,7 @@ def usable(keyframes: Tensor, rotations: Tensor) -> bool:
 def pose(
     keyframes: Float[Tensor, "n k 3"], rotations: Float[Tensor, "n k 4"], place: Place
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:
-    """Means and unit quaternions; the twins are ``catmull_rom`` and ``slerp`` (short way) in :mod:`moegs.deform._splines`."""
+    """Means and unit quaternions; the twin is ``pose_by_torch`` in :mod:`moegs.deform._splines`."""
     return _Pose.apply(keyframes, rotations, place)
 
 
