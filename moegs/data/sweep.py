@@ -28,6 +28,7 @@ WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however
 PATCH, OPTIONS = 8, 24  # points that move together, and places that they may move to
 FASTEST = 0.1  # of the depth of the scene from one moment to the other
 TRIED = 1.5  # pixels for every point that is wanted: not every depth can be told
+LASTING = 3  # frames: what is there for less is seen too seldom to be worth as many Gaussians
 INERTIA = 0.8  # another place must fit a fifth better than to stand still
 
 Points = tuple[Tensor, Tensor]  # positions and colours, [n, 3] each
@@ -79,8 +80,9 @@ def with_moving_points(
 ) -> PointCloud:
     """The scene's own points, there throughout, and those of :func:`moving_points`.
 
-    The latter take at most as large a part of ``places`` as of the pixels ever changes. ``places`` is how many points or
-    Gaussians are to show the scene, by default as many as the scene has points.
+    The latter take at most as large a part of ``places`` as of the pixels ever changes; less where a point is there for
+    under three frames, as in clips of a few. ``places`` is how many points or Gaussians are to show the scene, by default
+    as many as the scene has points.
     """
     own = scene.cloud
     found, most = _found(scene, config, len(own) if places is None else places, cameras, progress)
@@ -118,7 +120,7 @@ def _found(
     scene: Scene, config: SweepConfig, places: int, cameras: tuple[int, ...] | None, progress: bool
 ) -> tuple[PointCloud, int]:
     """Points on what changes, and how many of some places are theirs by its part of the pictures."""
-    frames = _frames(scene.n_frames, config.moments)
+    frames, span = _frames(scene.n_frames, config.moments), min(1.0, 2 / config.moments)
     chosen = scene.train if cameras is None else cameras
     rig = _rig(scene, chosen, config)
     moments = range(len(frames))
@@ -128,7 +130,7 @@ def _found(
             stacks.append(pictures(scene, index, camera, frames))
             advance()
         changed = [_changed(seen, config.change) for seen in stacks]
-        wanted = round(places * _ever(changed))
+        wanted = round(places * _ever(changed) * min(1.0, span * scene.n_frames / LASTING))
         pixels = _candidates(changed, max(config.candidates, round(TRIED * wanted)), config.seed)
         found = []
         for moment in moments:
@@ -143,7 +145,7 @@ def _found(
             ]
             velocities.append(_best_way(found[here][0], ways))
             advance()
-    return _joined(found, times, velocities, min(1.0, 2 / config.moments)), wanted
+    return _joined(found, times, velocities, span), wanted
 
 
 def _frames(n_frames: int, moments: int) -> list[int]:
