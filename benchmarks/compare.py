@@ -200,7 +200,8 @@ def other_ops(effort: Effort) -> Section:
     return Section(
         "The rest of a step",
         "Forward + backward, one thread. HexPlane: two levels of six planes, 16 channels, 64³ and 128³ cells with 150 "
-        'times, planes in channels-last order. "Ours" for Adam is torch\'s fused one. Key frames: poses between two of thirteen.',
+        'times, planes in channels-last order. "Ours" for Adam is torch\'s fused one. Key frames: poses '
+        "between two of thirteen.",
         ("op", "ours", "best", "torch", "torch / ours"),
         rows,
     )
