@@ -88,6 +88,15 @@ def test_adds_as_large_a_part_as_changes(scene):
     assert len(with_moving_points(scene, CONFIG, places=0, progress=False)) == own
 
 
+def test_adds_fewer_of_what_is_there_for_less_than_three_frames(folder, tmp_path):
+    short = load_scene(folder, frames=6, cache_dir=tmp_path, progress=False)
+    added = {}
+    for moments in (24, 4):  # lives of half a frame, and of three
+        cloud = with_moving_points(short, replace(CONFIG, moments=moments), places=2000, progress=False)
+        added[moments] = len(cloud) - len(short.cloud)
+    assert 0 < added[24] < added[4] / 2
+
+
 def test_looks_at_more_pixels_where_more_points_are_wanted(scene, found):
     many = with_moving_points(scene, CONFIG, places=100_000, progress=False)
     assert len(many) - len(scene.cloud) > len(found)
