@@ -47,7 +47,6 @@ class SweepConfig:
         neighbours: cameras nearest to the pixel's own in which colours are compared.
         quorum: least share of the neighbours in view of a point that must agree on its colour, and of all cameras that
             must see a change there; the others may be behind something.
-        share: most points that :func:`with_moving_points` adds, as a share of the scene's own.
         seed: draws the candidates.
     """
 
