@@ -26,7 +26,7 @@ def is_mixture(path: Path) -> bool:
     return (path / "manifest.json").exists() or unfinished.exists()
 
 
-def open_expert(path: Path) -> Expert:
+def open_expert(path: Path, device: str = "cpu") -> Expert:
     """Read an expert's file or a training run's folder.
 
     Raises:
@@ -37,7 +37,7 @@ def open_expert(path: Path) -> Expert:
 
     if path.is_dir() and not expert_file(path).exists():
         raise FormatError(f"{path}: expected manifest.json (a mixture) or {EXPERT_FILE} (a finished expert) in it.")
-    return load_expert(expert_file(path))
+    return load_expert(expert_file(path), device)
 
 
 def open_only_expert(path: Path) -> Expert:
@@ -53,7 +53,7 @@ def open_only_expert(path: Path) -> Expert:
     return open_expert(path)
 
 
-def open_model(path: Path) -> Expert | Mixture:
+def open_model(path: Path, device: str = "cpu") -> Expert | Mixture:
     """Read an expert's file, a training run's folder or a mixture's folder.
 
     Raises:
@@ -62,8 +62,8 @@ def open_model(path: Path) -> Expert | Mixture:
     if is_mixture(path):
         from moegs.route import load_mixture
 
-        return load_mixture(path)
-    return open_expert(path)
+        return load_mixture(path, device)
+    return open_expert(path, device)
 
 
 def warn_if_other_clip(model: Expert | Mixture, scene: Scene) -> None:

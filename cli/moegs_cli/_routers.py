@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SHAPE = ("temperature", "channels", "hidden", "inputs", "context")
-_GATES = {*_SHAPE, "shared", "background", "temperatures", "lr_network"}
-_WEIGHTS = {"channels", "initial_weight", "background", "lr_weights", "lr_time"}
+_GATES = {*_SHAPE, "shared", "background", "temperatures", "initial_view", "lr_network"}
+_WEIGHTS = {"channels", "initial_weight", "initial_view", "background", "lr_weights", "lr_time"}
 _IDLE: dict[str, tuple[set[str], str]] = {  # settings that mean nothing for a kind of router, and why
     "volume": (_GATES, "a volume router merges the experts, it has no gates at pixels"),
     "pixel": (_WEIGHTS, "a pixel router has no weights on Gaussians"),
@@ -27,14 +27,16 @@ _OPTIONS = (
         "--router", type=click.Choice(["volume-pixel", "pixel", "volume"]), default="volume-pixel", show_default=True,
         help="Weights on Gaussians refined at pixels, gates from pixels alone, or opacities of one merged scene.",
     ),
-    click.option("--temperature", type=float, default=None, help="Divides the logits of the gates."),
-    click.option("--channels", type=click.IntRange(0), default=None, help="View channels a Gaussian, and time channels."),
-    click.option("--hidden", default=None, metavar="WIDTHS", help="Of the pixel network, separated by commas: 6,3."),
-    click.option("--inputs", default=None, metavar="KINDS", help="Of the pixel network: rays, time, color, alpha."),
-    click.option("--context", type=click.IntRange(1), default=None, help="Side of the pixels it sees, odd."),
+    click.option("--temperature", type=float, default=None, help="Divides the logits of the gates; 1 by default."),
+    click.option("--channels", type=click.IntRange(0), default=None, help="View channels a Gaussian, and time channels; 1 by default."),
+    click.option("--hidden", default=None, metavar="WIDTHS", help="Of the pixel network, separated by commas; 6,3 by default, 16,8 for pixel."),
+    click.option("--inputs", default=None, metavar="KINDS", help="Of the pixel network, some of rays, time, color, alpha; rays by default, for pixel the first three."),
+    click.option("--context", type=click.IntRange(1), default=None, help="Side of the pixels it sees, odd; 1 by default."),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE",
-        help="Any other setting of router or training (shared, background, lr_weights…); may be repeated.",
+        help="Any other setting, may be repeated: shared (one pixel network for all), background (behind splatted weights), "
+        "initial_weight, initial_view, temperatures (while it learns, as [1.0,0.01]), lr_weights, lr_time, lr_network, decay, "
+        "lambda_dssim, checkpoint_every.",
     ),
 )  # fmt: skip
 

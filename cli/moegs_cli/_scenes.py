@@ -35,9 +35,31 @@ def scene_options(command: F) -> F:
 
 
 def backend_option(command: F) -> F:
-    """Add ``--backend``."""
+    """Add ``--backend``, which also says where models go: see :func:`device_of`."""
     backends = click.Choice(["auto", "native", "reference", "gsplat"])
-    return click.option("--backend", type=backends, default="auto", show_default=True, help="Rasteriser.")(command)
+    text = "Rasteriser; gsplat puts the model on the CUDA GPU, auto stays on the CPU."
+    return click.option("--backend", type=backends, default="auto", show_default=True, help=text)(command)
+
+
+def device_of(backend: str) -> str:
+    """Where a model is to be for a backend.
+
+    Raises:
+        BackendError: it needs a GPU, and there is none or no gsplat.
+    """
+    if backend != "gsplat":
+        return "cpu"
+    from importlib.util import find_spec
+
+    import torch
+
+    from moegs.errors import BackendError
+
+    if not torch.cuda.is_available():
+        raise BackendError("--backend gsplat: needs a CUDA GPU, and torch sees none; use native or reference.")
+    if find_spec("gsplat") is None:
+        raise BackendError("--backend gsplat: gsplat is not installed; pip install 'moegs[gpu]'.")
+    return "cuda"
 
 
 def open_scene(path: Path, clip: dict[str, Any]) -> Scene:

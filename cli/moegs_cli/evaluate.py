@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import expert_file, is_mixture, open_expert, warn_if_other_clip
-from ._scenes import backend_option, cameras_named, open_scene, scene_options
+from ._scenes import backend_option, cameras_named, device_of, open_scene, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -95,13 +95,13 @@ def _rows(path: Path, scene: Scene, how: dict[str, Any], options: dict[str, Any]
 
     backend = options["backend"]
     if not is_mixture(path):
-        expert = open_expert(path)
+        expert = open_expert(path, device_of(backend))
         warn_if_other_clip(expert, scene)
         scores = measure(expert_renderer(expert, backend), scene, **how)
         return {expert.prior.name: model_row(scores, expert, expert_file(path))}
     from moegs.route import load_mixture
 
-    mixture = load_mixture(path)
+    mixture = load_mixture(path, device_of(backend))
     warn_if_other_clip(mixture, scene)
     rows = _expert_rows(mixture, path, scene, how, backend) if options["experts"] else {}
     rows |= {"mixture": model_row(measure(mixture_renderer(mixture, backend), scene, **how), mixture, path)}

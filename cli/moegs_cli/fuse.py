@@ -53,6 +53,7 @@ def fuse(
     ships true depth.
     """
     from moegs.expert import load_expert, save_expert
+    from moegs.report import print_table
     from moegs.route import load_mixture
     from moegs.route.fuse import fuse as merge
     from moegs.train.views import sample_views
@@ -69,8 +70,10 @@ def fuse(
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}
     models = mixed.experts | {"fused": load_expert(out)}
     rows = _scored(scene, mixed, mixture, models, files, rest)
+    print_table(f"{scene.name}, held-out cameras", rows)
     depths = _depths(scene, models, data, rest)
-    _show(scene, rows, depths)
+    for name, found in depths.items():
+        click.echo(_told(name, found))
     if json_path is not None:
         _record(json_path, scene, rows, depths)
     if pictures is not None:
@@ -92,30 +95,32 @@ def _scored(
 
 
 def _depths(scene: Scene, models: dict[str, Expert], data: Path, options: dict[str, Any]) -> dict[str, DepthScores]:
-    """Of a capture that ships true depth; a mixture has no depth of its own."""
+    """Of a capture that ships true depth of its held-out cameras; a mixture has no depth of its own."""
     from moegs.data.depth import has_depth
+    from moegs.errors import MoegsError
     from moegs.report.geometry import score_depth
 
+    if not has_depth(data):
+        return {}
     how = {"every": options["every"], "start": options["start"]}
-    return {name: score_depth(m, scene, data, **how) for name, m in models.items()} if has_depth(data) else {}
+    try:
+        return {name: score_depth(m, scene, data, **how) for name, m in models.items()}
+    except MoegsError as error:
+        click.echo(f"moegs: warning: depth is not scored: {error}", err=True)
+        return {}
 
 
-def _show(scene: Scene, rows: dict[str, Any], depths: dict[str, DepthScores]) -> None:
-    from moegs.report import print_table
-
-    print_table(f"{scene.name}, held-out cameras", rows)
-    for name, found in depths.items():
-        click.echo(
-            f"depth of {name}: abs-rel {found.abs_rel:.4f}, RMSE {found.rmse:.4f}, within 25 % {found.delta1:.1%}, "
-            f"covered {found.covered:.1%}"
-        )
+def _told(name: str, found: DepthScores) -> str:
+    errors = f"abs-rel {found.abs_rel:.4f}, RMSE {found.rmse:.4f}, within 25 % {found.delta1:.1%}"
+    return f"depth of {name}: {errors if found.covered else 'nothing is opaque'}, covered {found.covered:.1%}"
 
 
 def _record(path: Path, scene: Scene, rows: dict[str, Any], depths: dict[str, DepthScores]) -> None:
-    from moegs.io import write_json
+    from moegs.io import finite, write_json
     from moegs.report import command_line, versions
 
-    models = {name: row | ({"depth": asdict(depths[name])} if name in depths else {}) for name, row in rows.items()}
+    found = {name: finite(asdict(scores)) for name, scores in depths.items()}
+    models = {name: row | ({"depth": found[name]} if name in found else {}) for name, row in rows.items()}
     write_json(path, {"command": command_line(), "versions": versions(), "scene": scene.name, "models": models})
 
 

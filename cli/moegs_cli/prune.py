@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     "--criterion",
     default="blend",
     show_default=True,
-    help="blend, gate (the paper's), gated-contribution, contribution, opacity or random.",
+    help="blend (what its absence costs the blended picture), gate (how far its weights move the gate, as in the paper), "
+    "gated-contribution, contribution (pixels coloured in the blend, in its expert's picture), opacity or random.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option(

@@ -100,7 +100,8 @@ class Release:
     def __call__(self, student: Expert, step: int) -> Bool[Tensor, "n"] | None:
         if step != self.step or len(student) <= self.left:
             return None
-        alone = Mixture({"student": student}, VolumePixelRouter([len(student)]))
+        router = VolumePixelRouter([len(student)], generator=torch.Generator().manual_seed(0))
+        alone = Mixture({"student": student}, router)
         scores = blend_sensitivity(alone, self.views, seed=self.seed)
         mask = torch.zeros(len(student), dtype=torch.bool)
         mask[scores.sort(descending=True, stable=True).indices[: self.left]] = True
@@ -115,7 +116,7 @@ class Release:
 def _gated_shares(
     mixture: Mixture, experts: dict[str, Expert], views: Iterable[View], backend: str
 ) -> dict[str, Float[Tensor, "n"]]:
-    """As :func:`moegs.route.contributions` has them, for some of the mixture's experts."""
+    """As :func:`moegs.route.fuse.contributions` has them, for some of the mixture's experts."""
     order, total = list(mixture.experts), {n: torch.zeros(len(e), dtype=torch.float64) for n, e in experts.items()}
     seen = 0
     for view in views:

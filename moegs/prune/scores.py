@@ -128,9 +128,14 @@ def random(mixture: Mixture, views: Iterable[View] = (), *, seed: int = 0) -> Fl
     return torch.rand(sum(mixture.router.counts), generator=torch.Generator().manual_seed(seed))
 
 
+def _gate(mixture: Mixture, views: Iterable[View]) -> Float[Tensor, "n"]:
+    """:func:`gate_sensitivity`, and :func:`contribution` once pruning has left one expert, whose gate never moves."""
+    return contribution(mixture, views) if len(mixture.experts) == 1 else gate_sensitivity(mixture, views)
+
+
 CRITERIA: dict[str, Score] = {
     "blend": blend_sensitivity,
-    "gate": gate_sensitivity,
+    "gate": _gate,
     "gated-contribution": gated_contribution,
     "contribution": contribution,
     "opacity": opacity,

@@ -152,9 +152,10 @@ def _kept(
 
 
 def _smallest(scores: Float[Tensor, "n"], n: int) -> Bool[Tensor, "n"]:
-    """False for the n smallest, the first of equals first."""
+    """False for the n smallest; which of equals is drawn, or all that no view shows would go from the first expert."""
+    mixed = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
     keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[torch.sort(scores.cpu(), stable=True).indices[:n]] = False
+    keep[mixed[torch.sort(scores.cpu()[mixed], stable=True).indices[:n]]] = False
     return keep
 
 

@@ -29,7 +29,7 @@ def score_depth(
     start: int = 0,
     backend: str = "auto",
 ) -> DepthScores:
-    """Expected depth of a model against the capture's true depth, mean over frames.
+    """Expected depth of a model against the capture's true depth, mean over frames in which any is known.
 
     Renders at the size of the true depth, whatever size the scene was loaded in.
 
@@ -44,11 +44,14 @@ def score_depth(
 
     Raises:
         CaptureError: there is no depth of a camera or frame.
+        ConfigError: none is known in any of the frames.
     """
     scores = []
     for camera in scene.test if cameras is None else cameras:
         for frame in range(0, scene.n_frames, every):
             truth = read_depth(capture, scene.camera_names[camera], start + frame)
+            if not bool((torch.isfinite(truth) & (truth > 0)).any()):
+                continue
             view = scene.cameras[camera].resized(truth.shape[1], truth.shape[0])
             render = render_expert(expert, view, scene.time(frame), backend=backend)
             scores.append(depth_scores(render.depth.cpu(), render.alpha.cpu(), truth))

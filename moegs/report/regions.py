@@ -92,7 +92,7 @@ def error_maps(
     view = scene.cameras[camera]
     total = torch.zeros(len(experts), view.height, view.width)
     for frame in range(scene.n_frames):
-        images = render_experts(experts, scene.cameras[camera], scene.time(frame), backend=backend).color
+        images = render_experts(experts, scene.cameras[camera], scene.time(frame), backend=backend).color.cpu()
         total += (images.clamp(0, 1) - scene.image(camera, frame)).square().mean(-1)
     return total / scene.n_frames
 

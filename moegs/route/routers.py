@@ -38,6 +38,7 @@ class RouterConfig:
             (:attr:`moegs.train.RouteConfig.temperatures`).
         background: value behind the splatted weights (the released code uses 1).
         initial_weight: start of the base weights (0.9 in the released code).
+        initial_view: start of the view weights (0.9 in the released code); time weights start at 0.
     """
 
     kind: str = "volume-pixel"
@@ -49,6 +50,7 @@ class RouterConfig:
     temperature: float = 1.0
     background: float = 0.0
     initial_weight: float = 0.0
+    initial_view: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("volume-pixel", "pixel", "volume"):
@@ -116,7 +118,7 @@ class VolumePixelRouter(nn.Module):
         total = sum(self.counts) if config.kind != "pixel" else 0
         c = config.channels if config.kind == "volume-pixel" else 0
         self.base = nn.Parameter(torch.full((total,), float(config.initial_weight)))
-        self.view = nn.Parameter(torch.zeros(total, c))
+        self.view = nn.Parameter(torch.full((total, c), float(config.initial_view)))
         self.time = nn.Parameter(torch.zeros(total, c))
         self.layers = nn.ParameterList(self._make_layers(generator) if config.kind != "volume" else [])
 

@@ -80,8 +80,8 @@ def evaluate(
     scores = []
     with progress_bar("evaluating", len(views), progress) as advance:
         for camera, frame in views:
-            image = renderer(scene.cameras[camera], scene.time(frame))
-            scores.append(score(image, scene.image(camera, frame), perceptual))
+            truth = scene.image(camera, frame)
+            scores.append(score(renderer(scene.cameras[camera], scene.time(frame)).to(truth.device), truth, perceptual))
             advance()
     speed = time_frames(
         lambda i: renderer(scene.cameras[chosen[0]], scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1)

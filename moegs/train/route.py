@@ -61,7 +61,8 @@ class RouteConfig:
         at_least_zero(self, "lr_weights", "lr_time", "lr_network")
         if not 0 < self.decay <= 1:
             raise ConfigError(f"router: expected decay in (0, 1], got {self.decay}.")
-        if len(self.temperatures) not in (0, 2) or not all(0 < t < math.inf for t in self.temperatures):
+        numbers = all(isinstance(t, int | float) and 0 < t < math.inf for t in self.temperatures)
+        if len(self.temperatures) not in (0, 2) or not numbers:
             raise ConfigError(
                 f"router: expected temperatures to be none or two numbers above 0, got {list(self.temperatures)}."
             )

@@ -35,7 +35,7 @@ def fit_volume_router(
         progress: show a bar.
 
     Returns:
-        The merged model with its trained weights; see :func:`volume_router_of`.
+        The merged model with its trained weights; see :func:`moegs.route.volume.volume_router_of`.
     """
     router = VolumeRouter([len(e) for e in experts.values()], config.router.initial_weight)
     start = volume_expert(experts, router)

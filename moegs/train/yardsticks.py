@@ -41,6 +41,7 @@ def yardsticks(
     for camera, frame in _views("average and oracle", scene, cameras, every, progress):
         images = render_experts(experts, scene.cameras[camera], scene.time(frame), backend=backend).color
         truth = scene.image(camera, frame)
+        images = images.to(truth.device)
         scores["uniform average"].append(score(blend(images, uniform_gates(images)), truth))
         scores["per-pixel oracle"].append(score(blend(images, oracle_gates(images, truth)), truth))
     return {name: summarise(values) for name, values in scores.items()}
@@ -111,8 +112,9 @@ def fewest_tiles(
     frames = []
     for camera, frame in _views("fewest tiles", scene, cameras, every, progress):
         render = render_mixture(mixture, scene.cameras[camera], scene.time(frame), backend=backend)
-        truth = scene.image(camera, frame)
-        frames.append(torch.stack([_tile_errors(_shared_out(render, chosen), truth) for chosen in subsets]).double())
+        truth = scene.image(camera, frame).to(render.images.device)
+        errors = torch.stack([_tile_errors(_shared_out(render, chosen), truth) for chosen in subsets])
+        frames.append(errors.double().cpu())
     sizes = torch.tensor([float(len(chosen)) for chosen in subsets])
     return _least_for(frames, sizes.double() / k, loss)
 

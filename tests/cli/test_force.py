@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from moegs.report import layers
 from moegs.route import load_mixture
@@ -203,3 +204,11 @@ def test_an_unknown_rasteriser_is_wrong_usage(cli, clip, experts, tmp_path, comm
     data = [clip] if command == "eval" else ["--data", clip, "--out", tmp_path / "x"]
     said = cli(command, experts["polynomial"], *data, "--backend", "cuda", exit_code=2).stderr
     assert "--backend" in said and "gsplat" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+@pytest.mark.parametrize("command", ["eval", "render"])
+def test_gsplat_without_a_gpu_says_what_else_there_is(cli, clip, experts, tmp_path, command):
+    data = [clip] if command == "eval" else ["--data", clip, "--out", tmp_path / "x"]
+    said = cli(command, experts["polynomial"], *data, "--backend", "gsplat", exit_code=1).stderr
+    assert "needs a CUDA GPU" in said and "native" in said and not (tmp_path / "x").exists()

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -104,6 +105,38 @@ def test_fuse(place, tmp_path):
     assert "depth" not in models["mixture"] and 0 < models["fused"]["depth"]["covered"] <= 1
     assert load_expert(file).prior.name == "fused"
     assert (tmp_path / "p" / "depth-cam00.png").exists() and (tmp_path / "p" / "spiral.mp4").stat().st_size > 500
+
+
+def test_scores_stay_where_depth_is_lacking(place, tmp_path):
+    shutil.copytree(place / "clip", tmp_path / "clip")
+    held_out = tmp_path / "clip" / "depth" / "cam00.npy"
+    data, scores = ("--data", tmp_path / "clip", "--frame-cache", place / "frames"), tmp_path / "f.json"
+    how = ("--views", 1, "--out", tmp_path / "fused.safetensors", "--json", scores, "--force")
+    depth = np.load(held_out)
+    depth[0] = np.inf  # nothing known in one of the two frames
+    np.save(held_out, depth)
+    assert "depth of fused: abs-rel" in run(fuse, place / "mix", *data, *how)
+    np.save(held_out, np.full_like(depth, np.inf))
+    assert "depth is not scored" in run(fuse, place / "mix", *data, *how)
+    held_out.unlink()
+    said = run(fuse, place / "mix", *data, *how)
+    assert "depth is not scored" in said and "cam00.npy" in said and "mixture" in said
+    models = json.loads(scores.read_text())["models"]
+    assert "psnr" in models["fused"] and "depth" not in models["fused"]
+
+
+def test_nothing_opaque_has_a_depth_without_numbers(place, tmp_path):
+    shutil.copytree(place / "mix", tmp_path / "mix")
+    faint = load_mixture(tmp_path / "mix")
+    for expert in faint.experts.values():
+        for name, value in expert.params.items():
+            if name.endswith("opacities"):
+                value.fill_(-4.0)
+    save_mixture(faint, tmp_path / "mix")
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--views", 1)
+    said = run(fuse, tmp_path / "mix", *data, "--out", tmp_path / "f.safetensors", "--json", tmp_path / "f.json")
+    assert "depth of fused: nothing is opaque, covered 0.0%" in said
+    assert json.loads((tmp_path / "f.json").read_text())["models"]["fused"]["depth"]["abs_rel"] is None
 
 
 def test_a_fused_model_is_no_file_of_a_mixture(place, tmp_path):

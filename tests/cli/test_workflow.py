@@ -237,6 +237,8 @@ def test_route_merges_experts_under_a_volume_router(cli, clip, cache, experts, t
         (["--context", "2"], "odd"),
         (["--temperature", "0"], "a number above 0"),
         (["--set", "temperatures=[1]"], "two numbers above 0"),
+        (["--set", 'temperatures=["1",null]'], "two numbers above 0"),
+        (["--router", "pixel", "--set", "initial_view=0.9"], "no weights on Gaussians"),
         (["--router", "volume", "--set", "temperatures=[1,0.1]"], "no gates at pixels"),
         (["--router", "pixel", "--channels", "3"], "no weights on Gaussians"),
         (["--inputs", "depth"], "'depth'"),

@@ -79,7 +79,9 @@ def test_those_go_whom_the_picture_misses_least():
     student.params["gaussian.opacities"][faint] = torch.logit(torch.tensor(0.006))
     release = Release(step=5, left=14, views=views())
     assert release(student, 4) is None and release(student, 6) is None
+    drawn = torch.get_rng_state()
     mask = release(student, 5)
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert mask is not None and mask.sum() == 14 and not (mask & faint).sum() > 1
     assert Release(step=5, left=20, views=[])(student, 5) is None
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import take
-from moegs.prune import gated_contribution, kept_rows, prune, prune_in_rounds
+from moegs.prune import contribution, criterion, gated_contribution, kept_rows, prune, prune_in_rounds
 from moegs.route import Mixture, RouterConfig, load_mixture, render_experts, render_mixture, save_mixture
 from tests.route import tiny
 
@@ -42,6 +42,12 @@ def test_ratio_is_exact(mixture, ratio, seed):
     scores = torch.randint(0, 4, (16,), generator=torch.Generator().manual_seed(seed)).float()  # many ties
     pruned, report = prune(mixture, scores, ratio=ratio)
     assert report.dropped == int(ratio * 16) == 16 - sum(pruned.router.counts)
+
+
+def test_equals_go_from_every_expert(mixture):
+    _, report = prune(mixture, torch.zeros(16), keep=8)
+    assert 0 < report.after["a"] < 7 and 0 < report.after["b"] < 9
+    assert prune(mixture, torch.zeros(16), keep=8)[1] == report
 
 
 def test_rounds_reach_the_ratio_and_score_afresh(mixture):
@@ -96,6 +102,16 @@ def test_an_emptied_expert_leaves_and_is_named(kind):
     view = tiny.views()[0]
     alone = render_experts([whole.experts["b"]], view.camera, 0.25, backend="reference").color[0]
     torch.testing.assert_close(render_mixture(pruned, view.camera, 0.25, backend="reference").color, alone)
+
+
+def test_pruning_by_gates_goes_on_when_one_expert_is_left():
+    whole, views = tiny.mixture(torch.float32), tiny.views()
+    far = whole.experts["a"].params | {"gaussian.means": whole.experts["a"].params["gaussian.means"] - 50.0}
+    unseen = Mixture({"a": replace(whole.experts["a"], params=far), "b": whole.experts["b"]}, whole.router)
+    pruned, report = prune_in_rounds(unseen, criterion("gate"), views, ratio=0.75, rounds=4)
+    assert report.emptied == ("a",) and pruned.router.counts == (4,)
+    by_hand, _ = prune(pruned, contribution(pruned, views), keep=2)
+    assert torch.equal(by_hand.router.base, prune(pruned, criterion("gate")(pruned, views), keep=2)[0].router.base)
 
 
 def test_saves_and_loads(mixture, tmp_path):

@@ -82,6 +82,19 @@ def test_cpu_tensors_are_refused_with_advice():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_one_pass_over_groups_is_as_many_separate_ones_on_a_gpu():
+    gaussians, cam, tags = random_gaussians(300).to("cuda"), camera().to("cuda"), torch.arange(300, device="cuda") % 3
+    features = torch.rand(300, 4, generator=torch.Generator().manual_seed(0)).cuda()
+    options = (RasterOptions(), RasterOptions(eps2d=0.1, compensate=True), RasterOptions())
+    whole = rasterize(gaussians, cam, groups=tags, features=features, options=options, backend="gsplat")
+    for k, own in enumerate(options):
+        rows = tags == k
+        one = rasterize(gaussians[rows], cam, features=features[rows], options=own, backend="gsplat")
+        for name in ("color", "depth", "alpha", "features"):
+            torch.testing.assert_close(getattr(whole, name)[k], getattr(one, name), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_image_and_gradients_on_a_gpu():
     results = []
     for device, backend in (("cpu", "reference"), ("cuda", "gsplat")):

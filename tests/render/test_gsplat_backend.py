@@ -15,7 +15,7 @@ class StandIns:
     """Take the place of the kernels: every Gaussian is kept, nothing is drawn, skipped tiles hold rubbish."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.passes = [], 0
 
     def fully_fused_projection(self, means, quats, scales, covars, width, calc_compensations, **_):
         self.quats, n = quats, len(means)
@@ -37,6 +37,7 @@ class StandIns:
         return torch.zeros(n_images, tile_height, tile_width, dtype=torch.int32)
 
     def rasterize_to_pixels(self, colors, image_width, image_height, isect_offsets, masks, **_):
+        self.passes += 1
         size = (len(isect_offsets), image_height, image_width)
         alphas = torch.full((*size, 1), 0.0 if masks is None else torch.nan)
         if masks is not None:
@@ -62,6 +63,7 @@ def test_ids_have_the_width_that_the_kernels_read(kernels, grouped: bool):
     tags = (torch.arange(6) % 2).int()
     gsplat_backend.rasterize_gsplat(inputs(random_gaussians(6), **({"groups": tags} if grouped else {})))
     assert kernels.image_ids.tolist() == (tags.tolist() if grouped else [0] * 6)
+    assert kernels.passes == 1
 
 
 def test_shapes_given_in_both_ways_are_projected_each_in_its_own(kernels):

@@ -30,6 +30,13 @@ def filled(router: VolumePixelRouter) -> VolumePixelRouter:
     return router
 
 
+def test_weights_start_where_they_are_asked_to():
+    assert not any(w.any() for w in (VolumePixelRouter([3]).base, VolumePixelRouter([3]).view))
+    released = VolumePixelRouter([2, 3], RouterConfig(initial_weight=0.9, initial_view=0.8, channels=2))
+    assert released.base.tolist() == pytest.approx([0.9] * 5) and not released.time.any()
+    assert released.view.shape == (5, 2) and released.view.flatten().tolist() == pytest.approx([0.8] * 10)
+
+
 def test_gates_follow_the_papers_formula():
     experts, cam, t = [random_gaussians(12, seed=s) for s in (0, 1)], camera(), 0.3
     router = filled(VolumePixelRouter([12, 12], centre=(0.1, 0.2, 0.3), extent=2.0))

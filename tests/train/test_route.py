@@ -69,6 +69,7 @@ def test_what_training_is_told_leaves_the_routers_own_temperature(experts):
     [
         ({"temperatures": (1.0,)}, "two numbers above 0"),
         ({"temperatures": (1.0, 0.0)}, "two numbers above 0"),
+        ({"temperatures": (1.0, None)}, "two numbers above 0"),
         ({"temperatures": (1.0, float("nan"))}, "two numbers above 0"),
         ({"lr_weights": -1.0}, "lr_weights: expected a number of at least 0"),
         ({"lr_network": float("nan")}, "lr_network"),
