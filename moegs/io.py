@@ -7,7 +7,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,11 +67,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """Hex digest of the names, shapes and bytes of a dict of tensors."""
+def digest(tensors: Mapping[str, Tensor | Callable[[], Tensor]]) -> str:
+    """Hex digest of the names, shapes and bytes of tensors; those given as functions are in memory one at a time."""
     hasher = hashlib.sha256()
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+        given = tensors[name]
+        value = (given if isinstance(given, Tensor) else given()).detach().cpu().contiguous()
         hasher.update(f"{name}{list(value.shape)}{value.dtype}".encode())
         hasher.update(value.view(-1).numpy().tobytes())
     return hasher.hexdigest()

@@ -28,15 +28,24 @@ _OPTIONS = (
         help="Weights on Gaussians refined at pixels, gates from pixels alone, or opacities of one merged scene.",
     ),
     click.option("--temperature", type=float, default=None, help="Divides the logits of the gates; 1 by default."),
-    click.option("--channels", type=click.IntRange(0), default=None, help="View channels a Gaussian, and time channels; 1 by default."),
-    click.option("--hidden", default=None, metavar="WIDTHS", help="Of the pixel network, separated by commas; 6,3 by default, 16,8 for pixel."),
-    click.option("--inputs", default=None, metavar="KINDS", help="Of the pixel network, some of rays, time, color, alpha; rays by default, for pixel the first three."),
+    click.option(
+        "--channels", type=click.IntRange(0), default=None,
+        help="View channels a Gaussian, and as many time channels; 1 by default.",
+    ),
+    click.option(
+        "--hidden", default=None, metavar="WIDTHS",
+        help="Of the pixel network, separated by commas; 6,3 by default, 16,8 for pixel.",
+    ),
+    click.option(
+        "--inputs", default=None, metavar="KINDS",
+        help="Of the pixel network, some of rays, time, color, alpha; rays by default, for pixel the first three.",
+    ),
     click.option("--context", type=click.IntRange(1), default=None, help="Side of the pixels it sees, odd; 1 by default."),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE",
         help="Any other setting, may be repeated: shared (one pixel network for all), background (behind splatted weights), "
-        "initial_weight, initial_view, temperatures (while it learns, as [1.0,0.01]), lr_weights, lr_time, lr_network, decay, "
-        "lambda_dssim, checkpoint_every.",
+        "initial_weight, initial_view, temperatures (first and last while it learns, as [1.0,0.01]), lr_weights, lr_time, "
+        "lr_network, decay, lambda_dssim, checkpoint_every.",
     ),
 )  # fmt: skip
 

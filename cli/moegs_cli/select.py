@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ._models import warn_if_other_clip
-from ._outputs import force_option, refuse_to_replace
+from ._outputs import force_option, given, refuse_to_replace, refuse_without_meaning
 from ._scenes import cameras_named, open_scene, scene_options
 from .route import ExpertsSideBySide, named_experts
 
@@ -41,12 +41,15 @@ def select(
     """Rank subsets of trained experts by decibels gained per millisecond.
 
     Each subset gets a short router fit on some training cameras of the capture in DATA and is scored on the others; the
-    held-out cameras are never looked at.
+    held-out cameras are never looked at. Subsets are timed in turns. Routers are fitted as in the paper, without letting
+    experts and router learn on together (moegs refine), which lifts all subsets.
     """
     from moegs.io import write_json
     from moegs.report import command_line, versions
     from moegs.train.select import SelectConfig, rank_subsets
 
+    clash = rest["cameras"] is not None and given("validation")
+    refuse_without_meaning((clash, "--validation: says how many; --cameras says which. Leave one out."))
     refuse_to_replace(json_path, force, "--json")
     sizes = _numbers(rest["sizes"])
     experts, scene = named_experts(paths), open_scene(data, rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,22 @@ class Scene:
     def view(self, camera: int, frame: int) -> View:
         """Camera, time and image together."""
         return View(self.cameras[camera], self.time(frame), self.image(camera, frame), camera, frame)
+
+    def training_cameras(self, chosen: Iterable[int] | None = None, name: str = "cameras") -> tuple[int, ...]:
+        """The cameras that are chosen, or all training cameras; ``name`` is what errors call the choice.
+
+        Raises:
+            ConfigError: there are none, or one of them is held out or not in the scene.
+        """
+        cameras = self.train if chosen is None else tuple(chosen)
+        if not cameras:
+            raise ConfigError(f"{name}: expected at least one to train on, got none.")
+        if foreign := sorted(set(cameras) - set(self.train)):
+            raise ConfigError(
+                f"{name}: expected some of {list(self.train)}; camera {foreign[0]} is no training camera, and held-out "
+                "cameras are for the test."
+            )
+        return cameras
 
 
 def load_scene(

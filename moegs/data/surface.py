@@ -98,8 +98,11 @@ def surface_points(
         config: how hard to look.
         cameras: training cameras to look at instead of all of them.
         progress: show a bar when it takes more than two seconds.
+
+    Raises:
+        ConfigError: a camera is held out or not there.
     """
-    chosen = scene.train if cameras is None else cameras
+    chosen = scene.training_cameras(cameras)
     if len(chosen) < 2:
         return PointCloud(torch.zeros(0, 3), torch.zeros(0, 3))
     rig = tuple(small_camera(scene.cameras[i], config.size) for i in chosen)

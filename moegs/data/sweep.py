@@ -28,6 +28,8 @@ WORST_DIFFERENCE = 0.25  # colours that differ more are another surface, however
 PATCH, OPTIONS = 8, 24  # points that move together, and places that they may move to
 FASTEST = 0.1  # of the depth of the scene from one moment to the other
 TRIED = 1.5  # pixels for every point that is wanted: not every depth can be told
+CROWD = 4  # times its even share of all pixels that one moment may have: a flash changes everything at once
+AT_ONCE = 2**22  # distances between points looked at together
 LASTING = 3  # frames: what is there for less is seen too seldom to be worth as many Gaussians
 INERTIA = 0.8  # another place must fit a fifth better than to stand still
 
@@ -44,7 +46,7 @@ class SweepConfig:
         size: cameras are scaled so that the longer side has at most this many pixels.
         change: a pixel has changed when a channel differs by more than this from its median over the moments.
         depths: depths tried along each ray, evenly spaced in inverse depth.
-        neighbours: cameras nearest to the pixel's own in which colours are compared.
+        neighbours: cameras nearest to the pixel's own in which colours are compared; two of them have to agree.
         quorum: least share of the neighbours in view of a point that must agree on its colour, and of all cameras that
             must see a change there; the others may be behind something.
         seed: draws the candidates.
@@ -60,7 +62,7 @@ class SweepConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        smallest = {"candidates": 1, "moments": 2, "size": 1, "depths": 2, "neighbours": 1}
+        smallest = {"candidates": 1, "moments": 2, "size": 1, "depths": 2, "neighbours": 2}
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"sweep: expected {name} ≥ {least}, got {getattr(self, name)}.")
@@ -77,7 +79,7 @@ def with_moving_points(
     cameras: tuple[int, ...] | None = None,
     progress: bool = True,
 ) -> PointCloud:
-    """The scene's own points, there throughout, and those of :func:`moving_points`.
+    """The scene's own points, there throughout, and those of :func:`moving_points` (which see).
 
     The latter take at most as large a part of ``places`` as of the pixels ever changes; less where a point is there for
     under three frames, as in clips of a few. ``places`` is how many points or Gaussians are to show the scene, by default
@@ -104,13 +106,17 @@ def moving_points(
 ) -> PointCloud:
     """Points, colours, times and velocities of what is not where it mostly is; there may be none.
 
-    Held-out cameras are not looked at. ``spans`` of the result is ``2 / config.moments``, at most 1.
+    Held-out cameras are not looked at. ``spans`` of the result is ``2 / config.moments``, at most 1. It takes three
+    cameras to tell how far away a thing is that moves: with fewer there are no points.
 
     Args:
         scene: the clip; its points say how deep to search.
         config: how hard to look.
         cameras: training cameras to look at instead of all of them.
         progress: show a bar when it takes more than two seconds.
+
+    Raises:
+        ConfigError: a camera is held out or not there.
     """
     return _found(scene, config, 0, cameras, progress)[0]
 
@@ -119,8 +125,10 @@ def _found(
     scene: Scene, config: SweepConfig, places: int, cameras: tuple[int, ...] | None, progress: bool
 ) -> tuple[PointCloud, int]:
     """Points on what changes, and how many of some places are theirs by its part of the pictures."""
+    chosen = scene.training_cameras(cameras)
+    if len(chosen) < 3:
+        return PointCloud(torch.zeros(0, 3), torch.zeros(0, 3)), 0
     frames, span = _frames(scene.n_frames, config.moments), min(1.0, 2 / config.moments)
-    chosen = scene.train if cameras is None else cameras
     rig = _rig(scene, chosen, config)
     moments = range(len(frames))
     with progress_bar("Looking for what moves", len(chosen) + 2 * len(frames), progress) as advance:
@@ -186,11 +194,19 @@ def _candidates(changed: list[Bool[Tensor, "m h w"]], count: int, seed: int) -> 
 
     The more rarely a pixel changes, the likelier it is drawn: what flies past is there once, what stays can be had later.
     """
-    where = torch.cat([pad(mask.nonzero(), (1, 0), value=camera) for camera, mask in enumerate(changed)])
-    often = torch.cat([mask.sum(0, keepdim=True).expand_as(mask)[mask] for mask in changed])
-    patience = torch.empty(len(where)).exponential_(generator=torch.Generator().manual_seed(seed)) * often
-    followed = where[patience.argsort(stable=True)[:count]]
-    return [followed[followed[:, 1] == moment][:, [0, 2, 3]] for moment in range(len(changed[0]))]
+    sizes = [[int(mask.sum()) for mask in masks] for masks in changed]
+    luck = torch.empty(sum(map(sum, sizes))).exponential_(generator=torch.Generator().manual_seed(seed))
+    lucks = [own.split(size) for own, size in zip(luck.split([sum(s) for s in sizes]), sizes, strict=True)]
+    often, most = [masks.sum(0) for masks in changed], -(-CROWD * count // len(changed[0]))
+    pixels, patience = [], []
+    for moment in range(len(changed[0])):
+        wait = torch.cat([own[moment] * n[masks[moment]] for own, n, masks in zip(lucks, often, changed, strict=True)])
+        first = wait.sort(stable=True).indices[:most]
+        where = [pad(masks[moment].nonzero(), (1, 0), value=camera) for camera, masks in enumerate(changed)]
+        pixels.append(torch.cat(where)[first])
+        patience.append(wait[first])
+    latest = torch.cat(patience).sort().values[:count][-1:]
+    return [p[wait <= latest] for p, wait in zip(pixels, patience, strict=True)]
 
 
 def _follow(
@@ -243,7 +259,8 @@ def _flow(
     points, colors = here
     if not len(points) or not len(there[0]):
         return torch.zeros_like(points), torch.full_like(points[:, 0], torch.inf)
-    near = torch.cdist(points, points).topk(min(PATCH, len(points)), largest=False).indices
+    near = torch.cat([_apart(some, points).topk(min(PATCH, len(points)), largest=False).indices
+                      for some in points.split(_rows(points))])  # fmt: skip
     moves = _options(rig, here, there)
     moved = (points[near][:, None] + moves[:, :, None]).flatten(1, 2)
     wanted = colors[near][:, None].expand(-1, moves.shape[1], -1, -1).flatten(1, 2)
@@ -260,11 +277,23 @@ def _flow(
 
 def _options(rig: _Rig, here: Points, there: Points) -> Float[Tensor, "n o 3"]:
     """Displacements to points of like colour within reach; the first stands still."""
-    apart = torch.cdist(here[0], there[0])
-    unlike = torch.cdist(here[1], there[1]) + (apart / rig.reach).masked_fill(apart > FASTEST * rig.reach, torch.inf)
-    chosen = unlike.topk(min(OPTIONS, len(there[0])), largest=False)
-    moves = (there[0][chosen.indices] - here[0][:, None]) * chosen.values.isfinite()[:, :, None]
-    return pad(moves, (0, 0, 1, 0))
+    moves = []
+    for points, colors in zip(*(h.split(_rows(there[0])) for h in here), strict=True):
+        apart = _apart(points, there[0])
+        unlike = _apart(colors, there[1]) + (apart / rig.reach).masked_fill(apart > FASTEST * rig.reach, torch.inf)
+        chosen = unlike.topk(min(OPTIONS, len(there[0])), largest=False)
+        moves.append((there[0][chosen.indices] - points[:, None]) * chosen.values.isfinite()[:, :, None])
+    return pad(torch.cat(moves), (0, 0, 1, 0))
+
+
+def _apart(some: Float[Tensor, "n 3"], others: Float[Tensor, "m 3"]) -> Float[Tensor, "n m"]:
+    """Distances, exact far from the origin too."""
+    return torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _rows(others: Tensor) -> int:
+    """How many points to compare with all others at once."""
+    return max(AT_ONCE // max(len(others), 1), 1)
 
 
 def _best_way(points: Tensor, ways: list[tuple[tuple[Tensor, Tensor], float]]) -> Float[Tensor, "n 3"]:

@@ -34,7 +34,7 @@ def as_png(figure: Figure) -> bytes:
 
 
 def draw_comparison(regions: Mapping[str, Any], frames: Mapping[str, Any]) -> bytes:
-    """PSNR by region and by frame as PNG, from :func:`moegs.report.region_scores` and :func:`moegs.report.regions.frame_scores`.
+    """PSNR by region and by frame as PNG, from ``region_scores`` and ``frame_scores`` of :mod:`moegs.report.regions`.
 
     Raises:
         BackendError: the ``report`` extra is not installed.

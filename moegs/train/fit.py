@@ -40,6 +40,7 @@ Selection = Callable[[Expert, int], Bool[Tensor, "n"] | None]
 
 MOMENTS = 8  # at which a Gaussian may be opaque enough to stay
 RANKED = 32  # views in which it is seen who colours little
+ANY = PointCloud(torch.eye(3), torch.zeros(3, 3))  # to see which tensors a prior has
 COLD = 0.05  # of its schedule is left of every learning rate at the end
 
 
@@ -53,7 +54,7 @@ class FitConfig:
         densify: when Gaussians grow and die.
         densify_every: steps between edits.
         densify_from: fraction of the run at which growth begins.
-        densify_until: fraction at which it ends; faint Gaussians are removed until the end.
+        densify_until: fraction at which it ends; faint Gaussians are removed until the last twentieth.
         idle: largest fraction of the Gaussians that give way, while growth lasts, to those that it has no room for: the
             ones that colour least of the pictures (:mod:`moegs.train.idle`). 0 keeps all that are not faint.
         idle_every: fraction of the run from one such change to the next; the first comes two of them after growth begins.
@@ -67,7 +68,7 @@ class FitConfig:
         surface: how more points are found on what stands still (:func:`moegs.data.surface_points`); None looks for none.
         filled: fraction of the Gaussians that there may be (``densify.max_gaussians``) up to which these are added to the
             capture's points. Beside them there are at most as large a part of it of moving points as of the pixels
-            ever changes.
+            ever changes. A capture with more points than there is room for is thinned at random.
         seed: orders the views and all randomness.
         checkpoint_every: steps between checkpoints.
     """
@@ -194,10 +195,10 @@ def _begin(
     description = _describe(scene, prior, config, order, start, loss, keep)
     path = None if folder is None else folder / NAME
     saved = load_checkpoint(path, description) if path is not None and path.exists() else None
-    generator, standing = torch.Generator().manual_seed(config.seed), len(scene.cloud)
+    generator, standing = torch.Generator().manual_seed(config.seed), 0 if start is None else count(start)
     if saved is not None and folder is not None:
         with restoring(folder):
-            params = _saved_params(saved, prior.init(scene.cloud, torch.Generator()) if start is None else start)
+            params = _saved_params(saved, prior.init(ANY, torch.Generator()) if start is None else start)
     elif start is None:
         cloud, standing = _cloud(scene, config, order, progress)
         params = prior.init(cloud, generator)
@@ -219,12 +220,18 @@ def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) ->
     """Where a run begins, and how many of the points stand still."""
     look: dict[str, Any] = {"cameras": order.cameras, "progress": progress}
     cap, places = config.densify.max_gaussians, round(config.filled * config.densify.max_gaussians)
-    cloud = scene.cloud if config.sweep is None else with_moving_points(scene, config.sweep, places=places, **look)
-    lacking = min(places - len(scene.cloud), cap - len(cloud))
+    cloud, own = scene.cloud, len(scene.cloud)
+    if config.sweep is not None:
+        cloud = with_moving_points(scene, config.sweep, places=places, **look)
+    if len(cloud) > cap:
+        moving = cloud[own:]
+        own = max(cap - len(moving), 1)
+        cloud = joined(drawn(scene.cloud, own, config.seed), moving)
+    lacking = min(places - own, cap - len(cloud))
     if config.surface is None or lacking <= 0:
-        return cloud, len(scene.cloud)
+        return cloud, own
     found = drawn(surface_points(scene, config.surface, **look), lacking, config.seed)
-    return joined(cloud, found), len(scene.cloud) + len(found)
+    return joined(cloud, found), own + len(found)
 
 
 def _saved_params(saved: Checkpoint, like: Params) -> Params:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
+
+import torch
 
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.io import finite
+from moegs.metrics import take_turns
 from moegs.progress import progress_bar
-from moegs.train.evaluate import Evaluation, Renderer, evaluate, expert_renderer, mixture_renderer
+from moegs.train._checks import at_least_one
+from moegs.train.evaluate import Renderer, evaluate, expert_renderer, mixture_renderer
 from moegs.train.route import RouteConfig, fit_router
-from moegs.train.views import only_training
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class SelectConfig:
             are never looked at. Experts that were trained on the validation cameras look better there than elsewhere,
             all of them alike as far as they fit them alike; keep cameras from the experts to rule that out.
         every: validate on each ``every``-th frame.
-        timed: frames to time.
+        timed: frames to time; all subsets take turns.
         steps: steps of each short router fit.
         seed: of the routers.
+
+    Raises:
+        ConfigError: a number has no meaning; the message names the field.
     """
 
     sizes: tuple[int, ...] = (2, 3)
@@ -63,6 +69,11 @@ class SelectConfig:
     timed: int = 8
     steps: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "validation", "every", "timed", "steps")
+        if not self.sizes or min(self.sizes) < 2:
+            raise ConfigError(f"sizes: expected numbers of experts to mix, at least 2, got {list(self.sizes)}.")
 
 
 @dataclass(frozen=True)
@@ -106,40 +117,47 @@ def rank_subsets(
         Best first: what gains by gain per millisecond, then the best single expert, then what loses.
 
     Raises:
-        ConfigError: a camera is held out, or there are fewer experts than the smallest size.
+        ConfigError: a camera is held out, none is left to learn from, or there are fewer experts than the smallest size.
     """
     chosen = validation_cameras(scene, config.validation) if cameras is None else tuple(cameras)
-    only_training("validation", scene, chosen)
+    scene.training_cameras(chosen, "validation")
+    if not set(scene.train) - set(chosen):
+        raise ConfigError(f"validation: all {len(scene.train)} training cameras are named, none is left to learn from.")
     subsets = [s for n in sorted({1, *config.sizes}) for s in combinations(experts, n)]
     if max(len(s) for s in subsets) < min(config.sizes):
         raise ConfigError(f"select: expected at least {min(config.sizes)} experts, got {len(experts)}.")
-    trials = []
+    others = tuple(c for c in scene.train if c not in chosen)
+    settings = replace(route or RouteConfig(), steps=config.steps, seed=config.seed)
+    renderers: dict[tuple[str, ...], Renderer] = {}
+    scores = []
     with progress_bar("trying subsets", len(subsets), progress) as advance:
         for names in subsets:
-            trials.append(_try(scene, {n: experts[n] for n in names}, config, route, chosen))
+            renderers[names] = _renderer(scene, {n: experts[n] for n in names}, settings, others)
+            scores.append(evaluate(renderers[names], scene, chosen, every=config.every, timed=1).mean.psnr)
             advance()
-    return _ranked(trials)
+    ms = _milliseconds(scene, renderers, chosen[0], config.timed)
+    return _ranked([_Trial(names, score, ms[names]) for names, score in zip(subsets, scores, strict=True)])
 
 
-def _try(
-    scene: Scene,
-    experts: dict[str, Expert],
-    config: SelectConfig,
-    route: RouteConfig | None,
-    validation: tuple[int, ...],
-) -> _Trial:
+def _renderer(
+    scene: Scene, experts: dict[str, Expert], settings: RouteConfig, cameras: tuple[int, ...]
+) -> Renderer:  # fmt: skip
     if len(experts) == 1:
-        scored = _scored(expert_renderer(next(iter(experts.values()))), scene, config, validation)
-    else:
-        settings = replace(route or RouteConfig(), steps=config.steps, seed=config.seed)
-        others = tuple(c for c in scene.train if c not in validation)
-        mixture = fit_router(scene, experts, settings, cameras=others, progress=False)
-        scored = _scored(mixture_renderer(mixture), scene, config, validation)
-    return _Trial(tuple(experts), scored.mean.psnr, scored.ms_per_frame)
+        return expert_renderer(next(iter(experts.values())))
+    return mixture_renderer(fit_router(scene, experts, settings, cameras=cameras, progress=False))
 
 
-def _scored(renderer: Renderer, scene: Scene, config: SelectConfig, cameras: tuple[int, ...]) -> Evaluation:
-    return evaluate(renderer, scene, cameras, every=config.every, timed=config.timed)
+@torch.no_grad()
+def _milliseconds(
+    scene: Scene, renderers: dict[tuple[str, ...], Renderer], camera: int, timed: int
+) -> dict[tuple[str, ...], float]:
+    """Median of a frame for each subset, in turns: on a busy machine, what is timed later is not what is slower."""
+
+    def at(renderer: Renderer) -> Callable[[int], Any]:
+        return lambda i: renderer(scene.cameras[camera], scene.time(i * scene.n_frames // timed))
+
+    turns = take_turns({" ".join(names): at(r) for names, r in renderers.items()}, timed)
+    return {names: turns[" ".join(names)].median_ms for names in renderers}
 
 
 def _ranked(trials: Sequence[_Trial]) -> list[Candidate]:

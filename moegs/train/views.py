@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -51,20 +51,7 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
     Raises:
         ConfigError: no cameras are left to train on, or one of them is not a training camera of the scene.
     """
-    chosen = scene.train if cameras is None else cameras
-    if not chosen:
-        raise ConfigError("cameras: expected at least one to train on, got none.")
-    only_training("cameras", scene, chosen)
-    return ViewOrder(chosen, tuple(range(scene.n_frames)), seed)
-
-
-def only_training(name: str, scene: Scene, cameras: Iterable[int]) -> None:
-    """Raise a :class:`ConfigError` about ``name`` if a camera is held out or not in the scene."""
-    if foreign := sorted(set(cameras) - set(scene.train)):
-        raise ConfigError(
-            f"{name}: expected some of {list(scene.train)}; camera {foreign[0]} is no training camera, and held-out "
-            "cameras are for the test."
-        )
+    return ViewOrder(scene.training_cameras(cameras), tuple(range(scene.n_frames)), seed)
 
 
 def view_at(scene: Scene, order: ViewOrder, step: int) -> View:
@@ -139,7 +126,7 @@ def scene_description(scene: Scene) -> dict[str, Any]:
     Pictures are known by the first one of each training camera: nobody looks at what is held out while something trains.
     """
     cameras = {f"{i}/{name}": getattr(c, name) for i, c in enumerate(scene.cameras) for name in ("viewmat", "K")}
-    pictures = {f"{i}": scene.image(i, 0) for i in scene.train}
+    pictures = {f"{i}": partial(scene.image, i, 0) for i in scene.train}
     return {
         "name": scene.name,
         "frames": scene.n_frames,

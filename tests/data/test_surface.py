@@ -55,7 +55,10 @@ def test_is_the_same_every_time(scene, found):
 
 def test_one_camera_finds_nothing(scene):
     assert len(surface_points(scene, CONFIG, cameras=scene.train[:1], progress=False)) == 0
-    assert len(surface_points(scene, CONFIG, cameras=(), progress=False)) == 0
+    with pytest.raises(ConfigError, match="at least one"):
+        surface_points(scene, CONFIG, cameras=(), progress=False)
+    with pytest.raises(ConfigError, match="camera 0 is no training camera"):
+        surface_points(scene, CONFIG, cameras=(0, 1), progress=False)
 
 
 def test_two_cameras_are_enough(folder, scene):

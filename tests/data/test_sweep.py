@@ -77,6 +77,45 @@ def test_never_looks_at_held_out_cameras(scene, found):
     assert torch.equal(moving_points(blinded, CONFIG, progress=False).points, found.points)
 
 
+def test_cameras_are_training_cameras_and_three_or_more(scene):
+    for cameras in ((), (0, 1, 2)):
+        with pytest.raises(ConfigError, match="cameras"):
+            moving_points(scene, CONFIG, cameras=cameras, progress=False)
+    unseen = replace(scene, frames=None)  # nothing is read for what two cameras cannot tell
+    assert len(moving_points(unseen, CONFIG, cameras=scene.train[:2], progress=False)) == 0
+    assert len(moving_points(scene, CONFIG, cameras=scene.train[:3], progress=False)) > 0
+
+
+def test_places_far_from_the_origin_make_no_difference(scene, found):
+    away = torch.tensor([3000.0, -2000.0, 1000.0])
+    moved = [replace(c, viewmat=shifted(c.viewmat, away)) for c in scene.cameras]
+    cloud = replace(scene.cloud, points=scene.cloud.points + away)
+    far = moving_points(replace(scene, cameras=tuple(moved), cloud=cloud), CONFIG, progress=False)
+    assert abs(len(far) - len(found)) < 0.1 * len(found)
+    speed, usual = (torch.linalg.vector_norm(c.velocities, dim=1).mean() for c in (far, found))
+    assert abs(speed - usual) < 0.05 * usual
+
+
+def shifted(viewmat: Tensor, by: Tensor) -> Tensor:
+    moved = viewmat.double().clone()
+    moved[:3, 3] -= moved[:3, :3] @ by.double()
+    return moved.to(viewmat)
+
+
+class Flashing(Blind):
+    """The clip with the light on for one moment."""
+
+    def image(self, camera: int, frame: int) -> Tensor:
+        return super().image(camera, frame) * (1.0 if frame == 12 else 0.6)
+
+
+def test_a_flash_takes_not_all_there_is_to_look_at(scene):
+    flashing = replace(scene, frames=Flashing(scene.frames.paths, scene.n_frames))
+    lit = moving_points(flashing, CONFIG, progress=False)
+    share = (lit.times == scene.time(12)).float().mean()
+    assert len(lit) > 200 and share < 0.6
+
+
 def test_adds_as_large_a_part_as_changes(scene):
     own = len(scene.cloud)
     few, more = (with_moving_points(scene, CONFIG, places=places, progress=False) for places in (1000, 3000))
@@ -103,7 +142,7 @@ def test_looks_at_more_pixels_where_more_points_are_wanted(scene, found):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"moments": 1}, {"candidates": 0}, {"change": 0.0}, {"quorum": 1.5}]
+    "wrong", [{"moments": 1}, {"candidates": 0}, {"neighbours": 1}, {"change": 0.0}, {"quorum": 1.5}]
 )
 def test_numbers_without_meaning_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from moegs.data import SurfaceConfig
-from moegs.deform import get
+from moegs.deform import get, names
 from moegs.errors import ConfigError, DivergenceError, FormatError
+from moegs.gaussians import PointCloud, densify
 from moegs.gaussians.densify import DensifyRule
 from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert, fit_or_load
 from tests.train.scenes import small_scene
@@ -57,6 +58,40 @@ def test_a_run_starts_from_points_on_what_stands_still():
     assert 72 - 48 < len(more) - len(own) <= 201 - 48
     full = fit_expert(scene, prior(), replace(roomy, filled=0.1), progress=False)  # the capture's points are more than that
     assert len(full) == len(own)
+
+
+def test_a_dense_capture_is_thinned_to_what_there_may_be():
+    scene = small_scene()
+    for sweep in (None, FitConfig().sweep):
+        config = replace(QUICK, densify=replace(RULE, max_gaussians=30), sweep=sweep)
+        assert len(fit_expert(scene, prior(), replace(config, steps=1), progress=False)) == 30
+        assert 15 < len(fit_expert(scene, prior(), config, progress=False)) <= 30
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_capture_without_points_trains_and_resumes(tmp_path, monkeypatch, name: str):
+    none = PointCloud(torch.zeros(0, 3), torch.zeros(0, 3))
+    config = replace(QUICK, steps=12, surface=SurfaceConfig(difference=0.1), densify=replace(RULE, max_gaussians=300))
+    scene = replace(small_scene(), cloud=none)
+    whole = fit_expert(scene, prior(name), config, progress=False)
+    stop_after(monkeypatch, 9)
+    with pytest.raises(KeyboardInterrupt):
+        fit_expert(scene, prior(name), config, out=tmp_path, progress=False)
+    monkeypatch.undo()
+    resumed = fit_expert(scene, prior(name), config, out=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(whole.params[k], resumed.params[k]) for k in whole.params)
+
+
+def test_what_is_continued_grows_from_what_it_has(monkeypatch):
+    """Not from the capture's points: a model with more would wait for the cap to rise past it."""
+    scene, allowed = small_scene(), []
+    start = prior().init(scene.cloud, torch.Generator().manual_seed(0))
+    begun = {k: torch.cat([v, v]) if v.ndim and len(v) == len(scene.cloud) else v for k, v in start.items()}
+    grow = densify.grow
+    monkeypatch.setattr(densify, "grow", lambda *a, **k: (allowed.append(a[3].max_gaussians), grow(*a, **k))[1])
+    config = replace(QUICK, densify=DensifyRule(grad_threshold=1e9, max_gaussians=200))
+    fit_expert(scene, prior(), config, start=begun, progress=False)
+    assert allowed and min(allowed) >= 2 * len(scene.cloud)
 
 
 def test_a_resumed_run_grows_from_what_it_began_with(tmp_path, monkeypatch):

@@ -55,3 +55,19 @@ def test_refusals():
         rank_subsets(small_scene(), experts, cameras=(0,), progress=False)
     with pytest.raises(ConfigError, match="at least 2 experts"):
         rank_subsets(small_scene(), experts, SelectConfig(validation=1), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"sizes": ()}, "sizes"), ({"sizes": (1, 2)}, "sizes"), ({"steps": 0}, "steps"), ({"every": 0}, "every")],
+)
+def test_numbers_without_meaning(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        SelectConfig(**wrong)
+
+
+def test_some_cameras_are_left_to_learn_from(monkeypatch):
+    scene = small_scene()
+    monkeypatch.setattr("moegs.train.select.evaluate", lambda *_, **__: pytest.fail("scored before it was checked"))
+    with pytest.raises(ConfigError, match="none is left to learn from"):
+        rank_subsets(scene, {"a": blobs(0), "b": blobs(1)}, cameras=scene.train, progress=False)
