@@ -15,8 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moegs import report, train
-from moegs.data import Scene, load_scene
-from moegs.data.synth import synthesize
+from moegs.data import Scene, add_clip_arguments, scene_of, synthesize
 from moegs.errors import BackendError
 from moegs.expert import Expert, render_expert
 from moegs.io import atomic_write
@@ -29,7 +28,7 @@ def main() -> None:
     args = arguments()
     made = args.out / "clip"
     data = args.data or (made if made.exists() else synthesize(made))
-    scene = load_scene(data, cache_dir=args.out / "frames")
+    scene = scene_of(args, data)
     experts = {name: expert(args, scene, name) for name in args.priors}
     results = compare(args, scene, experts)
     report.write_results(args.out / "results.json", results)
@@ -44,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="small", help="small, medium or full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
+    add_clip_arguments(parser)
     return parser.parse_args()
 
 

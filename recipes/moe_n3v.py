@@ -17,8 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moegs import report, train
-from moegs.data import Scene, load_scene
-from moegs.data.synth import synthesize
+from moegs.data import Scene, add_clip_arguments, scene_of, synthesize
 from moegs.expert import Expert
 from moegs.route import Mixture, load_mixture, mixture_key, read_manifest, render_mixture, save_mixture
 
@@ -27,7 +26,7 @@ console = Console()
 
 def main() -> None:
     args = arguments()
-    scene = load_scene(args.data or clip(args.out / "clip"), cache_dir=args.out / "frames")
+    scene = scene_of(args, args.data or clip(args.out / "clip"))
     experts = {name: expert(args, scene, name) for name in numbered(args.experts)}
     routed = mix(args, scene, experts)
     mixture = refined(args, scene, routed)
@@ -49,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, and at most so many of the rest, for a quick look")
     parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
+    add_clip_arguments(parser)
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moegs import train
-from moegs.data import load_scene
+from moegs.data import add_clip_arguments, scene_of
 from moegs.errors import BackendError, ConfigError, MoegsError
 from moegs.report import paper
 from moegs.report.paper import TABLES, Bench
@@ -81,27 +81,17 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", type=Path, required=True, metavar="DIR", help="captures")
     parser.add_argument("--out", type=Path, default=Path("runs/paper_tables"), help="runs/paper_tables by default")
-    parser.add_argument("--budget", default="small", help="of each expert: small (default), medium or full")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 by default; each trains everything")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=USUAL, metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--experts", nargs="+", default=[*paper.PRIORS], help="priors in order, repeats allowed")
-    parser.add_argument("--mixed", type=int, help="how many of them where the table does not vary it, 3 by default")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on width and height")
-    parser.add_argument("--frames", type=int, help="of each clip, all by default")
-    parser.add_argument("--every", type=int, default=1, help="score every n-th frame")
-    parser.add_argument("--timed", type=int, default=20, help="frames to time")
-    parser.add_argument("--left-out", type=int, default=4, help="cameras that stacking keeps from the experts")
-    parser.add_argument("--steps", type=int, help="at most so many of anything, for a quick look")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    paper.add_plan_arguments(parser)
+    add_clip_arguments(parser)
     return parser
 
 
 def benches(parser: argparse.ArgumentParser, args: argparse.Namespace, seed: int) -> list[Bench]:
-    plan = paper.Plan(
-        budget=args.budget, experts=paper.numbered(args.experts), steps=args.steps, mixed=args.mixed, every=args.every,
-        timed=args.timed, left_out=args.left_out,
-    )  # fmt: skip
-    scenes = [load_scene(p, scale=args.scale, frames=args.frames, cache_dir=args.out / "frames") for p in args.data]
+    plan = paper.plan_of(args)
+    scenes = [scene_of(args, path) for path in args.data]
     commands = [command(parser, args, path, seed) for path in args.data]
     return [Bench(s, plan, seed, args.out, c, not args.quiet) for s, c in zip(scenes, commands, strict=True)]
 
@@ -110,7 +100,7 @@ def command(parser: argparse.ArgumentParser, args: argparse.Namespace, path: Pat
     """What measures one clip with one seed; the table is added by its cells."""
     words = ["python", "recipes/paper_tables.py", "--data", str(path), "--seeds", str(seed)]
     for name, value in vars(args).items():
-        if name not in ("data", "seeds", "only", "quiet") and value != parser.get_default(name):
+        if name not in ("data", "seeds", "only", "quiet", "frame_cache") and value != parser.get_default(name):
             words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     return shlex.join(words)
 

@@ -19,7 +19,9 @@ _OPTIONS = (
     click.option("--scale", type=float, default=1.0, show_default=True, help="Factor on width and height, up to 1."),
     click.option("--start", type=int, default=0, show_default=True, help="First frame of the clip to use."),
     click.option("--frames", type=int, default=None, help="How many frames to use; all by default."),
-    click.option("--test", "test", default=None, help="Cameras to hold out, comma-separated; by default the layout's."),
+    click.option(
+        "--test", "test", default=None, help="Cameras to hold out, comma-separated, or none; by default the layout's."
+    ),
     click.option(
         "--frame-cache", type=click.Path(file_okay=False, path_type=Path), default=None,
         help="Where decoded frames are kept; $XDG_CACHE_HOME/moegs/frames by default.",
@@ -66,7 +68,8 @@ def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
     """Load a capture with the options of :func:`scene_options`."""
     from moegs.data import load_scene
 
-    held_out = None if clip["test"] is None else clip["test"].split(",")
+    names = {None: None, "none": []}
+    held_out = names[clip["test"]] if clip["test"] in names else clip["test"].split(",")
     return load_scene(
         path, scale=clip["scale"], start=clip["start"], frames=clip["frames"], test=held_out,
         cache_dir=clip["frame_cache"],

@@ -1,5 +1,6 @@
 """Multi-view video in: layouts of the field's datasets, a frame cache, checks, and a synthetic scene."""
 
+from moegs.data.arguments import add_clip_arguments, scene_of
 from moegs.data.checks import check
 from moegs.data.findings import Finding
 from moegs.data.frames import FrameStore
@@ -17,11 +18,13 @@ __all__ = [
     "SurfaceConfig",
     "SweepConfig",
     "View",
+    "add_clip_arguments",
     "check",
     "load_n3v",
     "load_scene",
     "load_technicolor",
     "moving_points",
+    "scene_of",
     "surface_points",
     "synthesize",
     "with_moving_points",

@@ -13,6 +13,7 @@ from moegs.expert import load_expert
 from moegs.gaussians.ply import read_ply
 from moegs.report import movie
 from moegs.route import load_mixture
+from moegs_cli._scenes import open_scene
 
 
 def test_train_leaves_an_expert_and_its_log(experts):
@@ -289,3 +290,8 @@ def test_one_expert_has_no_gates_to_leave_out(cli, clip, cache, experts, tmp_pat
     assert "--min-gate" in cli("eval", one, clip, "--min-gate", 0.1, "--frame-cache", cache, exit_code=2).stderr
     fixed = ["--data", clip, "--out", tmp_path / "x", "--frame-cache", cache]
     assert "--min-gate" in cli("render", one, *fixed, "--min-gate", 0.1, exit_code=2).stderr
+
+
+def test_no_camera_may_be_held_out(clip, cache):
+    part = {"scale": 1.0, "start": 0, "frames": None, "test": "none", "frame_cache": cache}
+    assert len(open_scene(clip, part).train) == 4 and open_scene(clip, part | {"test": "cam01,cam02"}).test == (1, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from moegs.expert import load_expert
 from tests.recipes.support import RECIPES, run
 
 RECIPE = "five_experts.py"
@@ -68,3 +69,12 @@ def test_again_skips_what_is_finished_even_without_matplotlib(finished, clip, tm
 
 def test_it_stays_short():
     assert len((RECIPES / RECIPE).read_text().splitlines()) < 120
+
+
+def test_it_takes_part_of_a_capture(clip, tmp_path):
+    part = ("--scale", 0.5, "--start", 1, "--frames", 2, "--test", "cam02", "--frame-cache", tmp_path / "frames")
+    run(RECIPE, "--data", clip, "--out", tmp_path / "out", "--steps", 2, "--priors", "polynomial", *part)
+    results = _results(tmp_path / "out")
+    assert "cam02" in results["protocol"] and len(next(iter(results["frames"]["psnr"].values()))) == 2
+    assert list((tmp_path / "frames").iterdir()) and not (tmp_path / "out" / "frames").exists()
+    assert load_expert(tmp_path / "out" / "experts" / "polynomial" / "expert.safetensors").meta["n_frames"] == 2

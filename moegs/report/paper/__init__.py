@@ -1,5 +1,6 @@
 """The paper's tables on any clips: models are trained once, figures are kept one file a cell."""
 
+from moegs.report.paper.arguments import add_plan_arguments, plan_of
 from moegs.report.paper.bench import Bench
 from moegs.report.paper.cells import TABLES, cells_of, is_measured, label, lacks, rows_of
 from moegs.report.paper.gather import gathered, markdown, write_plots, write_tables
@@ -10,6 +11,7 @@ __all__ = [
     "TABLES",
     "Bench",
     "Plan",
+    "add_plan_arguments",
     "cells_of",
     "each_once",
     "gathered",
@@ -18,6 +20,7 @@ __all__ = [
     "lacks",
     "markdown",
     "numbered",
+    "plan_of",
     "rows_of",
     "write_plots",
     "write_tables",
