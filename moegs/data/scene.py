@@ -19,6 +19,9 @@ from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
 from moegs.render.camera import Camera
 
+NARROW = 0.3  # of the distance to the points: a rig of less extent says little of how large things are
+ONE_PLACE = 1e-6  # cameras less apart than that are in one place
+
 CameraChoice = str | int | Sequence[str | int]
 
 
@@ -56,8 +59,9 @@ class Scene:
         fps: frames a second.
         cloud: surface points of the first frame, or of several frames with times.
         frames: the pixels.
-        extent: 1.1 × the largest distance of a training camera from the mean of them (world units); what learning rates
-            of positions are scaled with.
+        extent: what learning rates of positions and sizes of Gaussians are measured by (world units): 1.1 × the largest
+            distance of a training camera from the mean of them, as in the originals, or 0.3 × the median distance of the
+            points from the cameras where that is more, as in rigs that are narrow for what they see.
         bounds: nearest and farthest depth over all cameras (world units), as the capture gives them.
     """
 
@@ -73,6 +77,12 @@ class Scene:
     frames: Frames
     extent: float
     bounds: tuple[float, float]
+
+    @property
+    def spread(self) -> float:
+        """1.1 × the largest distance of a training camera from the mean of them, or the extent for one camera alone."""
+        spread = _spread([self.cameras[i] for i in self.train])
+        return self.extent if spread <= ONE_PLACE else spread
 
     def time(self, frame: int) -> float:
         """Clip-normalised time of a frame, in [0, 1)."""
@@ -215,8 +225,14 @@ def _index(capture: Capture, camera: str | int) -> int:
 
 
 def _extent(cameras: Sequence[Camera], cloud: PointCloud) -> float:
-    centres = torch.stack([camera.centre for camera in cameras])
-    extent = 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
-    if extent > 1e-6:
-        return extent
-    return float((cloud.points - centres[0]).norm(dim=1).median())  # one camera: the scene's own size has to do
+    spread, away = _spread(cameras), float(torch.cdist(_centres(cameras), cloud.points).median())
+    return max(spread, NARROW * away) if spread > ONE_PLACE else away  # one camera: the scene's own size has to do
+
+
+def _spread(cameras: Sequence[Camera]) -> float:
+    centres = _centres(cameras)
+    return 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
+
+
+def _centres(cameras: Sequence[Camera]) -> Float[Tensor, "c 3"]:
+    return torch.stack([camera.centre for camera in cameras]).float()

@@ -311,10 +311,11 @@ def _diagnose(params: Params, step: int) -> str:
     return f"{what} is not finite at step {step}; the last checkpoint is intact. {advice}"
 
 
-def _all_gone(step: int) -> str:
+def _all_gone(step: int, rule: DensifyRule, extent: float) -> str:
     return (
-        f"every Gaussian became too faint, too large or infinite by step {step}; the last checkpoint is intact. "
-        "Check the capture (moegs data check) or lower the learning rates."
+        f"every Gaussian became too faint, too large or infinite by step {step}; the last checkpoint, if any, is intact. "
+        f"Check the capture (moegs data check): Gaussians larger than {rule.max_size:g} times its extent of {extent:.3g} "
+        "are removed. Or lower the learning rates."
     )
 
 
@@ -336,7 +337,7 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
             params = _grow(params, scene, prior, config, run, view)
         keep = _healthy(params, scene, prior, config, run, view)
         if not keep.any():
-            raise DivergenceError(_all_gone(run.step))
+            raise DivergenceError(_all_gone(run.step, config.densify, scene.extent))
         run.optimizer.replace(*densify.keep(params, keep))
     run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
 

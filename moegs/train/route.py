@@ -132,7 +132,7 @@ def _begin(
     generator = torch.Generator().manual_seed(config.seed)
     centre = torch.stack([scene.cameras[i].centre for i in scene.train]).mean(0)
     router = VolumePixelRouter(
-        [len(e) for e in experts.values()], config.router, centre.tolist(), scene.extent, generator
+        [len(e) for e in experts.values()], config.router, centre.tolist(), scene.spread, generator
     )
     if start is not None:
         same, other = ({k: tuple(v.shape) for k, v in r.state_dict().items()} for r in (router, start))

@@ -86,6 +86,18 @@ def test_the_extent_is_that_of_the_training_cameras(scene):
     assert scene.extent == pytest.approx(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()))
 
 
+def test_the_extent_of_a_narrow_rig_is_that_of_what_it_sees(damaged, cache, scene):
+    file = damaged / "poses_bounds.npy"
+    table = np.load(file)
+    centres = table[:, 3:15:5]  # camera to world, three rows of five
+    table[:, 3:15:5] = centres.mean(0) + 0.02 * (centres - centres.mean(0))
+    np.save(file, table)
+    narrow = load_scene(damaged, cache_dir=cache)
+    away = torch.cdist(torch.stack([narrow.cameras[i].centre for i in narrow.train]), narrow.cloud.points).median()
+    assert narrow.extent == pytest.approx(0.3 * float(away), rel=1e-5) and narrow.extent > 5 * narrow.spread
+    assert scene.spread == scene.extent  # wide enough for what it sees
+
+
 def test_one_training_camera_still_has_an_extent(capture, cache):
     assert load_scene(capture, test=[0, 1, 2], cache_dir=cache).extent > 1
 
