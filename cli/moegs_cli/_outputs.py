@@ -15,9 +15,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
 TRAINING = (CHECKPOINT, "metrics.jsonl")
+HALFWAY = tuple(f"halfway/{name}" for name in TRAINING)
 RETRAINED = tuple(f"retrained/{name}" for name in (EXPERT_FILE, *TRAINING))
 _RESULTS = (EXPERT_FILE, MANIFEST, f".mixture/{MANIFEST}")  # the last is put into place by whoever reads it next
-_BESIDE = ("prune.json", "curve.json", "curve.png", "refine.json", "distill.json", *RETRAINED)
+_BESIDE = ("prune.json", "curve.json", "curve.png", "refine.json", "distill.json", *HALFWAY, *RETRAINED)
 
 
 def force_option(command: F) -> F:
@@ -85,6 +86,11 @@ def remove_former(out: Path, keep: Collection[str]) -> None:
     """
     former = [name for name in (EXPERT_FILE, *TRAINING, *_BESIDE) if name not in keep]
     _remove(out, former if MANIFEST in keep else [*_mixture_files(out), *former])
+
+
+def remove_halfway(out: Path) -> None:
+    """Remove what only served to go on with a run, once its result is there."""
+    _remove(out, HALFWAY)
 
 
 def _mixture_files(out: Path) -> list[str]:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._models import warn_if_other_clip
-from ._outputs import MANIFEST, force_option, given, refuse_to_replace, refuse_without_meaning, remove_former
-from ._scenes import Watched, open_scene, scene_options
+from ._outputs import (
+    MANIFEST,
+    TRAINING,
+    force_option,
+    given,
+    refuse_to_overwrite,
+    refuse_without_meaning,
+    remove_former,
+    remove_halfway,
+)
+from ._scenes import Watched, open_scene, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -44,14 +53,21 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--router-only", is_flag=True, help="Refit the router alone, as in the paper.")
 @click.option("--views", type=click.IntRange(1), default=64, show_default=True, help="Training views to score on.")
+@click.option("--cameras", default=None, metavar="CAMERAS", help="Score on and learn from these only, comma-separated.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views and the refit.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
-@click.option("--curve", is_flag=True, help="Also write curve.json and curve.png: all criteria over ratios, then refitted.")
+@click.option(
+    "--curve", is_flag=True,
+    help="Also draw curve.png: all criteria over ratios, in one step from each to the next, each then refitted."
+)
 @click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
+@click.option("--resume", is_flag=True, help="Continue the refit in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @scene_options
-def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force: bool, **rest: Any) -> None:
+def prune(
+    mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, resume: bool, force: bool, **rest: Any
+) -> None:  # fmt: skip
     """Drop the Gaussians that MIXTURE needs least, and show what that costs.
 
     Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
@@ -61,22 +77,25 @@ def prune(mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, force:
     from moegs.route import load_mixture, save_mixture
     from moegs.train.views import sample_views
 
-    _check_options(curve, rest)
-    refuse_to_replace(out, force)
-    rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet}
+    _check_options(curve, rest | {"resume": resume})
+    refuse_to_overwrite(out, resume, force)
+    rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet, "resume": resume}
     before, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(before, scene)
     rows = {"before": _row(scene, before, mixture, rest)}  # while its files are there: OUT may be MIXTURE
-    views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "scoring Gaussians", not quiet)
-    pruned, report = _pruned(scene, before, views, rest, quiet)
+    rest["cameras"] = training_cameras_named(scene, rest["cameras"], "--cameras")
+    sample = sample_views(scene, rest["views"], rest["cameras"], seed=rest["seed"])
+    views = Watched(sample, "scoring Gaussians", not quiet)
+    pruned, report = _pruned(scene, before, views, rest | {"out": out})
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
+    remove_halfway(out)
     if force:
-        remove_former(out, keep={MANIFEST})
+        remove_former(out, keep={MANIFEST, *(TRAINING if rest["refit"] else ())})
     rows["after"] = _row(scene, pruned, out, rest)
     print_table(f"{scene.name}, held-out cameras", rows)
     _tell(report, rows, rest["criterion"], out)
     if curve:
-        _curve(before, scene, views, rest, out, quiet)
+        _curve(before, scene, views, rest, out)
 
 
 def _check_options(curve: bool, options: dict[str, Any]) -> None:
@@ -87,6 +106,7 @@ def _check_options(curve: bool, options: dict[str, Any]) -> None:
     by_ratio, refit = options["threshold"] is None, options["refit"] > 0
     refuse_without_meaning(
         (options["router_only"] and not refit, "--router-only: says what --refit trains; add --refit STEPS."),
+        (options["resume"] and not refit, "--resume: only a --refit leaves checkpoints; leave it out."),
         (options["ratios"] is not None and not curve, "--ratios: are those of --curve; add --curve."),
         (not by_ratio and given("rounds"), "--rounds: lead to a --ratio; --threshold drops in one step, leave one out."),
     )
@@ -96,29 +116,23 @@ def _check_options(curve: bool, options: dict[str, Any]) -> None:
 
 
 def _pruned(
-    scene: Scene, mixture: Mixture, views: Watched, options: dict[str, Any], quiet: bool
-) -> tuple[Mixture, PruneReport]:
-    from moegs.prune import criterion, prune_and_refit
+    scene: Scene, mixture: Mixture, views: Watched, options: dict[str, Any]
+) -> tuple[Mixture, PruneReport]:  # fmt: skip
+    from moegs.prune import criterion, prune_and_refit, refit
     from moegs.prune import prune as drop
 
     score, ratio, threshold = criterion(options["criterion"], options["seed"]), options["ratio"], options["threshold"]
     if threshold is not None:
         pruned, report = drop(mixture, score(mixture, views), threshold=threshold)
-        return _refitted(scene, pruned, options, quiet), report
-    how = _refitting(options, quiet)
+        return refit(scene, pruned, options["refit"], **_refitting(options)), report
+    how = _refitting(options)
     return prune_and_refit(
         scene, mixture, score, views, ratio=ratio, rounds=options["rounds"], steps=options["refit"], **how
     )
 
 
-def _refitted(scene: Scene, mixture: Mixture, options: dict[str, Any], quiet: bool) -> Mixture:
-    from moegs.prune import refit
-
-    return refit(scene, mixture, options["refit"], **_refitting(options, quiet))
-
-
-def _refitting(options: dict[str, Any], quiet: bool) -> dict[str, Any]:
-    return {"router_only": options["router_only"], "seed": options["seed"], "progress": not quiet}
+def _refitting(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: options[k] for k in ("router_only", "seed", "cameras", "out", "resume")} | {"progress": not options["quiet"]}
 
 
 def _row(scene: Scene, mixture: Mixture, path: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -143,16 +157,21 @@ def _tell(report: PruneReport, rows: dict[str, Any], criterion: str, out: Path) 
 
 
 def _curve(
-    mixture: Mixture, scene: Scene, views: Watched, options: dict[str, Any], out: Path, quiet: bool
+    mixture: Mixture, scene: Scene, views: Watched, options: dict[str, Any], out: Path
 ) -> None:  # fmt: skip
-    from moegs.prune import pruning_curve, write_curve
+    """Drawn at the end, written down point by point."""
+    from moegs.prune import pruning_curve, refit, write_curve
+    from moegs.prune.curve import suited, write_points
     from moegs.report import command_line, versions
 
+    head = {"command": command_line(), "versions": versions(), "scene": scene.name}
+    how = _refitting(options | {"out": None, "resume": False, "quiet": True})
     points = pruning_curve(
-        mixture, scene, views, options["ratios"], refit=lambda m: _refitted(scene, m, options, True), every=options["every"],
-        progress=not quiet,
+        mixture, scene, views, options["ratios"], criteria=suited(mixture, options["seed"]),
+        refit=lambda m: refit(scene, m, options["refit"], **how), every=options["every"],
+        keep=lambda found: write_points(found, out, head), progress=not options["quiet"],
     )  # fmt: skip
-    write_curve(points, out, {"command": command_line(), "versions": versions(), "scene": scene.name})
+    write_curve(points, out, head)
     click.echo(f"{out / 'curve.png'}: figures in curve.json")
 
 

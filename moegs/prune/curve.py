@@ -14,7 +14,7 @@ from moegs.data import Scene, View
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.io import atomic_write, finite, write_json
-from moegs.prune.scores import CRITERIA
+from moegs.prune.scores import CRITERIA, criterion
 from moegs.prune.select import Score, prune
 from moegs.report.plots import as_png, new_figure
 from moegs.route.mixture import Mixture
@@ -65,12 +65,13 @@ def pruning_curve(
     criteria: Mapping[str, Score] | None = None,
     refit: Callable[[Mixture], Mixture] | None = None,
     every: int = 1,
+    keep: Callable[[Sequence[CurvePoint]], None] | None = None,
     progress: bool = True,
 ) -> list[CurvePoint]:
     """Prune by each criterion and ratio, refit if asked, and score on the held-out cameras.
 
     Ratios are taken in ascending order, each from the one before, with scores taken afresh: as in
-    :func:`prune_in_rounds`, for every criterion alike.
+    :func:`moegs.prune.prune_in_rounds`, for every criterion alike.
 
     Args:
         mixture: what to prune.
@@ -81,6 +82,7 @@ def pruning_curve(
         refit: what is done to each mixture before it is scored, the whole one included, so that all have learnt for as
             long; the next ratio goes on without it.
         every: score each ``every``-th frame.
+        keep: called with all points so far after each of them, to write them down.
         progress: show a bar.
 
     Raises:
@@ -105,6 +107,8 @@ def pruning_curve(
             points.append(_point(name, ratio, shown, scene, every))
         else:
             points.append(replace(whole, criterion=name))
+        if keep is not None:
+            keep(points)
     return points
 
 
@@ -116,10 +120,15 @@ def _point(name: str, ratio: float, mixture: Mixture, scene: Scene, every: int) 
     )
 
 
-def suited(mixture: Mixture) -> dict[str, Score]:
-    """The criteria that the mixture's router has the weights for, and gates to move."""
+def suited(mixture: Mixture, seed: int = 0) -> dict[str, Score]:
+    """The criteria that the mixture's router has the weights for, and gates to move; ``seed`` is of those that draw."""
     moves = mixture.router.config.kind != "pixel" and len(mixture.experts) > 1
-    return {n: s for n, s in CRITERIA.items() if moves or n != "gate"}
+    return {n: criterion(n, seed) for n in CRITERIA if moves or n != "gate"}
+
+
+def write_points(points: Sequence[CurvePoint], folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write ``curve.json``, of a curve that may not be finished."""
+    write_json(Path(folder) / "curve.json", dict(about or {}) | {"points": [finite(asdict(p)) for p in points]})
 
 
 def write_curve(points: Sequence[CurvePoint], folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
@@ -129,7 +138,7 @@ def write_curve(points: Sequence[CurvePoint], folder: str | Path, about: Mapping
         BackendError: the ``report`` extra, which draws the picture, is not installed; the JSON is there all the same.
     """
     folder = Path(folder)
-    write_json(folder / "curve.json", dict(about or {}) | {"points": [finite(asdict(p)) for p in points]})
+    write_points(points, folder, about)
     with atomic_write(folder / "curve.png") as file:
         file.write(draw_curve(points))
 

@@ -61,6 +61,21 @@ def test_prune(place, tmp_path):
     assert told["report"]["fraction"] == pytest.approx(0.5, abs=0.01) and set(told["models"]) == {"before", "after"}
 
 
+def test_pruning_goes_on_from_its_checkpoint(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--cameras", "cam01,cam02")
+    how = ("--ratio", 0.5, "--views", 2, "--refit", 8, "--rounds", 2, "--out", tmp_path)
+    run(prune, place / "mix", *data, *how)
+    done = load_mixture(tmp_path).router.base
+    assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "halfway").exists()
+    again = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how)])
+    assert "--resume" in str(again.exception)
+    (tmp_path / "manifest.json").unlink()  # as it would be had it been stopped before the end
+    run(prune, place / "mix", *data, *how, "--resume")
+    assert torch.equal(load_mixture(tmp_path).router.base, done)
+    odd = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how[:4], "--out", tmp_path / "x", "--resume")])
+    assert odd.exit_code == 2 and "--resume" in odd.output
+
+
 def test_prune_refits_the_router_alone_where_asked(place, tmp_path):
     data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
     how = ("--ratio", 0.1, "--views", 1, "--refit", 1, "--router-only")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from moegs.prune import (
     refit,
     write_curve,
 )
-from moegs.train import evaluate, mixture_renderer
+from moegs.train import evaluate, mixture_renderer, refine
 from moegs.train.views import sample_views
 from tests.distill.test_distill import make_mixture
 from tests.train.scenes import small_scene
@@ -136,6 +138,53 @@ def test_what_is_left_halfway_learns_before_it_is_ranked_again():
     expected = refit(scene, rest, 3, seed=3, progress=False)
     assert torch.equal(pruned.router.base, expected.router.base)
     assert report.before == {k: len(e) for k, e in mixture.experts.items()}
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_interrupted_refit_goes_on_to_the_same_mixture(tmp_path, monkeypatch, after):
+    """It is interrupted while it learns halfway, and while it learns afterwards."""
+    mixture, scene, views = make_mixture(), small_scene(), sample_views(small_scene(), 2)
+    how = {"ratio": 0.5, "rounds": 2, "steps": 8, "progress": False}
+    whole, _ = prune_and_refit(scene, mixture, gated_contribution, views, **how)
+    step, taken = refine._step, []
+
+    def stepped(*args):
+        taken.append(1)
+        if len(taken) > after:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "_step", stepped)
+        with pytest.raises(KeyboardInterrupt):
+            prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, **how)
+    assert (tmp_path / "halfway" / "checkpoint.safetensors").exists() == (after == 3)
+    again, _ = prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, resume=True, **how)
+    assert torch.equal(again.router.base, whole.router.base)
+    for name, expert in whole.experts.items():
+        assert all(torch.equal(expert.params[k], v) for k, v in again.experts[name].params.items())
+    with pytest.raises(ConfigError, match="resume"):
+        refit(scene, mixture, 2, resume=True, progress=False)
+
+
+def test_it_learns_from_the_cameras_that_it_is_given():
+    mixture, scene, looked = make_mixture(), small_scene(), []
+    image = scene.frames.image
+    seen = replace(scene, frames=SimpleNamespace(image=lambda c, f: (looked.append(c), image(c, f))[1]))
+    for alone in (False, True):
+        refit(seen, mixture, 3, cameras=(2,), router_only=alone, progress=False)
+    assert looked.count(1) == 2  # the first picture of each camera tells the clip
+    assert looked.count(2) == 2 + 6
+
+
+def test_every_point_is_kept_as_soon_as_it_is_there():
+    kept, scores = [], {"one": opacity, "other": gated_contribution}
+    views = sample_views(small_scene(), 2)
+    points = pruning_curve(
+        make_mixture(), small_scene(), views, (0.0, 0.5), criteria=scores, every=4, progress=False,
+        keep=lambda found: kept.append(list(found)),
+    )  # fmt: skip
+    assert kept == [points[: i + 1] for i in range(4)]
 
 
 def test_without_steps_or_with_one_round_nothing_learns_halfway():

@@ -14,11 +14,13 @@ from moegs.data import Scene
 from moegs.deform import Prior, to_config
 from moegs.expert import Expert, load_expert, save_expert
 from moegs.io import digest, write_json
+from moegs.prune import criterion as score_named
+from moegs.prune.refit import HALFWAY, prune_and_refit
 from moegs.report.paper.origin import code_digest
 from moegs.report.paper.plan import Plan, content_key, prior_and_seed
 from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
 from moegs.train import FitConfig, RefineConfig, RouteConfig, stacking_split
-from moegs.train.views import scene_description
+from moegs.train.views import sample_views, scene_description
 from moegs.train.volume import fit_volume_router
 
 CODES = "codes.json"
@@ -144,6 +146,37 @@ class Bench:
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(folder.name, self.mixture_key(names, **stage))
+        return load_mixture(folder)
+
+    def pruned_key(self, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> str:
+        """What a pruned mixture's folder is called, without making it."""
+        steps = self.plan.capped(round(refit * self.refining.steps))
+        asked = [self.refined_key(self.plan.names), criterion, ratio, rounds, scored, steps, self.seed]
+        return f"pruned-{len(self.plan.names)}-{criterion}-{ratio:g}-{content_key(asked)}"
+
+    def pruned(self, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> Mixture:
+        """The refined mixture with a fraction of its Gaussians, refitted, made now or before.
+
+        Args:
+            criterion: what Gaussians are ranked by.
+            ratio: fraction to drop.
+            rounds: steps to the ratio.
+            scored: training views to rank on.
+            refit: times refinement's steps to learn on for.
+        """
+        key = self.pruned_key(criterion, ratio, rounds, scored, refit)
+        folder = self.models / key
+        if not (folder / "manifest.json").exists():
+            whole, views = self.refined(self.plan.names), sample_views(self.scene, scored, seed=self.seed)
+            left, _ = prune_and_refit(
+                self.scene, whole, score_named(criterion, self.seed), views, ratio=ratio, rounds=rounds,
+                steps=self.plan.capped(round(refit * self.refining.steps)), seed=self.seed, out=folder, resume=True,
+                progress=self.progress,
+            )  # fmt: skip
+            save_mixture(left, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
+            for learnt in (folder, folder / HALFWAY):
+                (learnt / "checkpoint.safetensors").unlink(missing_ok=True)
+            self.keep_codes(key, self.refined_key(self.plan.names))
         return load_mixture(folder)
 
     def merged(self, names: Sequence[str]) -> Expert:

@@ -162,6 +162,13 @@ def _pruning_cells(plan: Plan) -> list[dict[str, Any]]:
     return [*whole, *({"criterion": c, "ratio": r} | how for c in plan.criteria for r in plan.ratios)]
 
 
+def _pruning_models(bench: Bench, what: What) -> list[str]:
+    whole = [bench.refined_key(bench.plan.names)]
+    if "criterion" in what:
+        return [*whole, bench.pruned_key(**what)]
+    return [*whole, bench.pruned_key("opacity", 0.0, 2, 1, what["refit"])] if what.get("refit") else whole
+
+
 def _pruning(bench: Bench, what: What) -> list[Row]:
     return measure.pruning_rows(bench, **what) if "criterion" in what else measure.whole_rows(bench, **what)
 
@@ -231,7 +238,7 @@ TABLES = {
         "Experts and router learn on after pruning; \"not pruned, trained on\" does so for as long. FPS of one pass over all "
         "experts, and of one rasteriser call an expert; times faster: than the whole mixture, whose dearest expert it is.",
         ("dropped", "{:.0%}"), ("psnr", "ssim", "fps", "separate_fps", "speedup", "times_dearest", "megabytes", "gaussians"),
-        _pruning_cells, _mixture_model, _pruning,
+        _pruning_cells, _pruning_models, _pruning,
     ),
     "budget": Table(
         "Experts with part of their budget", "Gain is over the best expert that had all of its steps. Router and "

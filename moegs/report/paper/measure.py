@@ -12,14 +12,12 @@ from moegs import train
 from moegs.distill import DistillConfig, distill, retrain
 from moegs.expert import Expert, load_expert
 from moegs.metrics import FrameScores, take_turns
-from moegs.prune import criterion as score_named
-from moegs.prune import megabytes, prune_and_refit
+from moegs.prune import megabytes
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
 from moegs.train import expert_renderer, fewest_tiles, mixture_renderer, sparse_error, sparse_renderer
 from moegs.train.evaluate import Renderer
-from moegs.train.views import sample_views
 
 Row = dict[str, Any]
 AVERAGE, ORACLE, BEST = "uniform average", "per-pixel oracle", "best expert"
@@ -88,22 +86,14 @@ def whole_rows(bench: Bench, refit: float = 0.0) -> list[Row]:
     whole = bench.refined(bench.plan.names)
     if not refit:
         return [_single_pass_row(bench, "not pruned", 0.0, whole)]
-    longer = _pruned(bench, "opacity", ratio=0.0, rounds=2, scored=1, refit=refit)
+    longer = bench.pruned("opacity", ratio=0.0, rounds=2, scored=1, refit=refit)
     return [_single_pass_row(bench, "not pruned, trained on", 0.0, longer, whole)]
 
 
 def pruning_rows(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> list[Row]:
     """The mixture with a fraction of its Gaussians, experts and router refitted together."""
-    pruned = _pruned(bench, criterion, ratio=ratio, rounds=rounds, scored=scored, refit=refit)
+    pruned = bench.pruned(criterion, ratio=ratio, rounds=rounds, scored=scored, refit=refit)
     return [_single_pass_row(bench, criterion, ratio, pruned, bench.refined(bench.plan.names))]
-
-
-def _pruned(bench: Bench, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> Mixture:
-    whole, views = bench.refined(bench.plan.names), sample_views(bench.scene, scored, seed=bench.seed)
-    how: dict[str, Any] = {"seed": bench.seed, "progress": bench.progress}
-    steps = bench.plan.capped(round(refit * bench.refining.steps))
-    rounded: dict[str, Any] = {"ratio": ratio, "rounds": rounds, "steps": steps}
-    return prune_and_refit(bench.scene, whole, score_named(criterion, bench.seed), views, **rounded, **how)[0]
 
 
 def _single_pass_row(bench: Bench, series: str, x: float, mixture: Mixture, whole: Mixture | None = None) -> Row:
