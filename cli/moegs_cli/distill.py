@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from ._models import EXPERT_FILE, warn_if_other_clip
-from ._outputs import RETRAINED, TRAINING, force_option, refuse_to_overwrite, refuse_without_meaning, remove_former
+from ._models import EXPERT_FILE, expert_file, open_only_expert, warn_if_other_clip
+from ._outputs import (
+    RETRAINED,
+    TRAINING,
+    force_option,
+    given,
+    refuse_to_overwrite,
+    refuse_without_meaning,
+    remove_former,
+)
 from ._scenes import open_scene, scene_options
 
 if TYPE_CHECKING:
@@ -30,6 +37,10 @@ if TYPE_CHECKING:
 @click.option("--into", required=True, metavar="NAME", help="An expert of the mixture, which goes on, or a prior.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the run.")
 @click.option("--from-scratch", is_flag=True, help="Start from the points although NAME is trained.")
+@click.option(
+    "--student", type=click.Path(exists=True, path_type=Path), default=None, metavar="EXPERT",
+    help="Go on with this expert in the place of NAME, such as NAME before refinement.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
 @click.option("--budget", default="small", show_default=True, help="small, medium or full.")
 @click.option(
@@ -52,13 +63,14 @@ if TYPE_CHECKING:
     help="Where the mixture's frames and gates are kept; OUT/teacher by default.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views and all randomness.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @scene_options
 def distill(
     mixture: Path, data: Path, into: str, out: Path, from_scratch: bool, compare: bool, resume: bool, quiet: bool,
-    force: bool, **rest: Any,
+    force: bool, student: Path | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Teach one expert: photographs where MIXTURE trusts it, the mixture's own frames elsewhere.
 
@@ -72,8 +84,9 @@ def distill(
     from moegs.route import load_mixture
 
     refuse_without_meaning(
-        (from_scratch and click.get_current_context().get_parameter_source("adopt") is not ParameterSource.DEFAULT,
+        (from_scratch and given("adopt"),
          "--adopt: adds Gaussians to a trained student's, --from-scratch starts without any; leave one out."),
+        (from_scratch and student is not None, "--student: goes on where it stands, --from-scratch does not; leave one out."),
     )  # fmt: skip
     refuse_to_overwrite(out, resume, force)
     if compare:
@@ -81,16 +94,21 @@ def distill(
     teacher, scene = load_mixture(mixture), open_scene(data, rest)
     warn_if_other_clip(teacher, scene)
     config = _config(teacher, scene, into, rest)
-    student = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch)
-    how: dict[str, Any] = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet}
+    expert = None if student is None else open_only_expert(student)
+    taught = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
+    if taught.start is None and given("adopt"):
+        raise click.UsageError(f"--adopt: adds Gaussians to a trained student's; {into} starts without any, leave it out.")
+    how: dict[str, Any] = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet, "expert": expert}
     cache = rest["teacher_cache"] or out / "teacher"
     files = {"distilled": out / EXPERT_FILE}
     save_expert(teach(teacher, scene, into, config, cache=cache, out=out, **how), files["distilled"])
     if compare:
         files["retrained"] = out / "retrained" / EXPERT_FILE
         save_expert(retrain(teacher, scene, into, config, out=out / "retrained", **how), files["retrained"])
-    if student.expert is not None:
-        files = {"before": mixture / "experts" / f"{student.expert}.safetensors"} | files
+    if student is not None:
+        files = {"before": expert_file(student)} | files
+    elif taught.expert is not None:
+        files = {"before": mixture / "experts" / f"{taught.expert}.safetensors"} | files
     _show(teacher, mixture, scene, files, out, not quiet)
     if force:  # not before: OUT may be MIXTURE, which was measured too
         remove_former(out, keep={EXPERT_FILE, "distill.json", *TRAINING, *(RETRAINED if compare else ())})
@@ -104,7 +122,8 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
 
     prior = teacher.experts[into].prior.name if into in teacher.experts else into
     _, fit = budget(options["budget"], scene, prior)
-    fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps)
+    every = options["checkpoint_every"] or fit.checkpoint_every
+    fit = replace(fit, seed=options["seed"], steps=options["steps"] or fit.steps, checkpoint_every=every)
     return DistillConfig(fit=fit, **{name: options[name] for name in ("weight", "adopt", "between")})
 
 

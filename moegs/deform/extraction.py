@@ -29,8 +29,10 @@ def extract(
     """Turn chosen Gaussians of the linear population into splines that follow the same path.
 
     Args:
+        params: raw parameters of an interpolation expert.
         chosen: which of the linear population, in its own order.
         time: clip-normalised time at which each chosen one (or all of them) is seen best; its window includes it.
+        config: the prior, with its number of frames and its interval.
         seen: part of the clip that training has reached, in (0, 1].
 
     Returns:

@@ -233,6 +233,7 @@ def spatial_variation(params: Params, both: bool = True) -> Float[Tensor, ""]:
     """Roughness of the planes without time: mean squared second difference, summed over planes and levels.
 
     Args:
+        params: raw parameters of a HexPlane expert.
         both: average the two axes; otherwise only the second axis named (z or y), as 4DGaussians does.
     """
     planes = [params[name] for name in _plane_names(params, SPACE)]

@@ -23,7 +23,7 @@ from moegs.progress import progress_bar
 from moegs.route.mixture import Mixture, mixture_key, render_mixture
 
 FRAME_LEVELS, GATE_LEVELS = 255.0, 65535.0
-_BYTES_PER_PIXEL = 3 + 2
+_FRAME_BYTES, _GATE_BYTES = 3, 2  # a pixel
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class Teacher:
         return torch.from_numpy(self._maps[path][frame].astype(np.float32)) / levels
 
 
-def teacher_bytes(scene: Scene, cameras: Sequence[int]) -> int:
-    """Bytes that :func:`cache_teacher` needs on disk for frames and gates."""
-    return sum(_BYTES_PER_PIXEL * scene.cameras[c].width * scene.cameras[c].height for c in cameras) * scene.n_frames
+def teacher_bytes(scene: Scene, cameras: Sequence[int], gates: bool = True) -> int:
+    """Bytes that :func:`cache_teacher` needs on disk for frames, and for gates where a student has any."""
+    bytes_a_pixel = _FRAME_BYTES + (_GATE_BYTES if gates else 0)
+    return sum(bytes_a_pixel * scene.cameras[c].width * scene.cameras[c].height for c in cameras) * scene.n_frames
 
 
 def cache_teacher(
@@ -99,8 +100,9 @@ def cache_teacher(
     frames = {c: folder / f"frames-{_name(key, scene, c)}.npy" for c in chosen}
     gates = None if expert is None else {c: folder / f"gate-{expert}-{_name(key, scene, c)}.npy" for c in chosen}
     missing = [c for c in chosen if not (_whole(frames[c], scene, c, 3) and (gates is None or _whole(gates[c], scene, c)))]
-    _check_space(folder, teacher_bytes(scene, missing))
-    title = f"teacher frames, {teacher_bytes(scene, missing) / 2**20:.0f} MiB in {folder}"
+    needed = teacher_bytes(scene, missing, gates is not None)
+    _check_space(folder, needed)
+    title = f"teacher frames, {needed / 2**20:.0f} MiB in {folder}"
     with progress_bar(title, len(missing) * scene.n_frames, progress) as advance:
         for camera in missing:
             gate = None if gates is None or expert is None else (gates[camera], list(mixture.experts).index(expert))

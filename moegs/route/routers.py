@@ -88,6 +88,7 @@ class VolumePixelRouter(nn.Module):
         config: sizes and options; the default is the paper's router.
         centre: world point that ray origins are measured from.
         extent: world length that they are divided by.
+        generator: draws the pixel network's first weights; torch's own by default.
 
     Example:
         >>> router = VolumePixelRouter([1, 1])

@@ -25,7 +25,8 @@ class VolumeRouter(nn.Module):
 
     There is no softmax: nothing makes the experts' weights sum to one, and the union is rendered as one scene, in which
     Gaussians of different experts hide one another. It is what ``--router volume`` and the tables mean; a
-    :class:`VolumePixelRouter` of ``RouterConfig(kind="volume")`` is another thing: gates at pixels from splatted weights.
+    :class:`moegs.route.VolumePixelRouter` of ``RouterConfig(kind="volume")`` is another thing: gates at pixels from
+    splatted weights.
 
     Args:
         counts: number of Gaussians of each expert, in order.

@@ -108,6 +108,26 @@ def test_distill(place, tmp_path):
     assert set(json.loads((tmp_path / "distill.json").read_text())["models"]) >= {"distilled", "retrained"}
 
 
+def test_distill_goes_on_with_another_expert_where_asked(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    other = load_expert(place / "poly.safetensors")
+    save_expert(Expert(other.prior, {k: v[:20] if v.ndim and len(v) == len(other) else v for k, v in other.params.items()}),
+                tmp_path / "less.safetensors")  # fmt: skip
+    how = ("--into", "poly", "--steps", 3, "--checkpoint-every", 1, "--out", tmp_path / "run")
+    said = run(distill, place / "mix", *data, *how, "--student", tmp_path / "less.safetensors")
+    assert "before" in said and len(load_expert(tmp_path / "run" / "expert.safetensors")) == 20 < len(other)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--into", "hexplane", "--adopt", 0.2), ("--into", "poly", "--from-scratch", "--student", "poly.safetensors")]
+)
+def test_distill_refuses_what_it_would_ignore(place, tmp_path, wrong):
+    words = [place / w if str(w).endswith("safetensors") else w for w in wrong]
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--out", tmp_path / "run")
+    result = CliRunner().invoke(distill, [str(a) for a in (place / "mix", *data, *words)])
+    assert result.exit_code == 2 and wrong[-2] in result.output and not (tmp_path / "run" / "teacher").exists()
+
+
 def test_fuse(place, tmp_path):
     data = ("--data", place / "clip", "--frame-cache", place / "frames")
     file = tmp_path / "fused.safetensors"

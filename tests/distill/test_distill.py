@@ -106,6 +106,7 @@ def test_cache_holds_what_the_mixture_renders(tmp_path):
     assert (teacher.gate(2, 3) - render.gates[1]).abs().max() <= 0.5 / 65535 + 1e-6
     used = sum(p.stat().st_size for p in tmp_path.iterdir())
     assert teacher_bytes(scene, scene.train) <= used <= teacher_bytes(scene, scene.train) + 4 * 256
+    assert 5 * teacher_bytes(scene, scene.train, gates=False) == 3 * teacher_bytes(scene, scene.train)
     with pytest.raises(DataError, match="camera 0"):
         teacher.frame(0, 0)
 
