@@ -68,8 +68,8 @@ def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
     """Load a capture with the options of :func:`scene_options`."""
     from moegs.data import load_scene
 
-    names = {None: None, "none": []}
-    held_out = names[clip["test"]] if clip["test"] in names else clip["test"].split(",")
+    test = clip["test"]
+    held_out = None if test is None else [] if test == "none" else test.split(",")
     return load_scene(
         path, scale=clip["scale"], start=clip["start"], frames=clip["frames"], test=held_out,
         cache_dir=clip["frame_cache"],
