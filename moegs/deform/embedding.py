@@ -83,7 +83,7 @@ class Embedding(Prior):
             original.
         initial_opacity: first opacity of every Gaussian.
         lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
-            extent of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``. A rate of 0 leaves out.
+            extent of the scene, that of ``sh_rest`` is a twentieth of that of ``sh_dc``. A rate of 0 leaves out.
         rates_by_extent: multiply the rates of networks and temporal codes by the extent too, as the original does.
     """
 

@@ -70,7 +70,7 @@ class HexPlane(Prior):
             original.
         initial_opacity: first opacity of every Gaussian.
         lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
-            extent of the camera rig, that of ``sh_rest`` is a twentieth of that of ``sh_dc``.
+            extent of the scene, that of ``sh_rest`` is a twentieth of that of ``sh_dc``.
         rates_by_extent: multiply the rates of planes and network by the extent too, as the original does.
     """
 

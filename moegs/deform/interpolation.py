@@ -64,7 +64,7 @@ class Interpolation(Prior):
             the original's mean over all key frames, at a fraction of the cost. Off by default: it changed held-out
             quality by 0.01 dB and takes half as long again as :func:`deform`.
         reg_from: fraction of the run before which neither counts.
-        lr_*: learning rates; those of means and key frames are multiplied by the extent of the camera rig.
+        lr_*: learning rates; those of means and key frames are multiplied by the extent of the scene.
     """
 
     name: ClassVar[str] = "interpolation"

@@ -54,7 +54,7 @@ class Polynomial(Prior):
         initial_opacity: first opacity of every Gaussian.
         initial_log_width: log of the first temporal width, in clip lengths.
         motion_reg: weight of the mean absolute motion coefficient (0 in the original).
-        lr_*: learning rates; those of means and motion are multiplied by the extent of the camera rig, that of
+        lr_*: learning rates; those of means and motion are multiplied by the extent of the scene, that of
             ``sh_rest`` is a twentieth of that of ``sh_dc``. Those of motion fall over the run, so that what stands still
             comes to rest; the original's do not.
     """

@@ -80,7 +80,7 @@ class Reformulation(Prior):
         neighbours, patch: neighbours per Gaussian, and Gaussians looked at per call; 0 for all of them.
         draw: number of the current patch.
         lr_*: learning rates, those ending in ``_final`` at the end of the run; that of means is multiplied by the
-            extent of the camera rig, that of times by the span, that of ``sh_rest`` is a twentieth of that of
+            extent of the scene, that of times by the span, that of ``sh_rest`` is a twentieth of that of
             ``sh_dc``.
     """
 
