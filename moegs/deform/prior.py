@@ -85,7 +85,7 @@ class Prior:
     def param_groups(self, params: Params, extent: float) -> dict[str, Schedule]:
         """Learning-rate schedule of every trained tensor; what is not named is not trained.
 
-        ``extent`` is the radius of the camera rig in world units; rates of positions scale with it.
+        ``extent`` is that of the scene in world units; rates of positions scale with it.
         """
         raise ConfigError(f"{type(self).__name__} does not define param_groups().")
 

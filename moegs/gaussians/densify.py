@@ -87,7 +87,7 @@ def grow(
         now: the same Gaussians, deformed to one instant; splits are sampled from their shapes.
         score: mean image-plane gradient of each Gaussian, in units of half the image.
         rule: thresholds and the cap.
-        extent: radius of the camera rig in world units.
+        extent: of the scene in world units, see :class:`moegs.data.Scene`.
         move: displaces Gaussians by world offsets (:meth:`moegs.deform.Prior.moved`).
         shrink: divides spatial scales (:meth:`moegs.deform.Prior.shrunk`).
         generator: source of randomness.
@@ -144,7 +144,7 @@ def healthy(
         params: raw parameters.
         now: the same Gaussians at one instant.
         rule: thresholds.
-        extent: radius of the camera rig in world units.
+        extent: of the scene in world units, see :class:`moegs.data.Scene`.
         best: greatest opacity over the clip, for priors that raise it above the raw one.
     """
     raw = torch.sigmoid(field(params, "opacities"))
