@@ -223,13 +223,15 @@ TABLES = {
     "experts": Table(
         "Experts and mixtures of them",
         "Gain is over the best expert in the mixture; the oracle picks the expert nearest to the photograph at each pixel. "
-        "Router alone: experts as they were trained, as in the paper; mixture: experts and router then learned on together.",
+        "Router alone: experts as they were trained, as in the paper; mixture: experts and router then learned on together. "
+        "FPS of each line at its own time: on a busy machine compare those of pruning and sparse gates, taken in turns.",
         ("experts", "{}"), ("psnr", "ssim", "gain", "closed", "gaussians", "megabytes", "fps"),
         lambda p: [*({"expert": n} for n in p.experts), *(_mix(n) for n in range(2, len(p.experts) + 1))],
         _expert_models, _experts,
     ),
     "routers": Table(
-        "Routers", "One set of experts. Volume: opacities of one merged scene. Pixel: rays, time and colours alone.",
+        "Routers", "One set of experts. Volume: opacities of one merged scene. Pixel: rays, time and colours alone. "
+        "FPS of each line at its own time.",
         ("", "{}"), ("psnr", "ssim", "gain", "closed", "megabytes", "fps"),
         lambda p: [{"router": r} for r in ("none", "volume", "pixel", "volume-pixel")], _router_models, _routers,
     ),

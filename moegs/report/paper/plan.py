@@ -30,7 +30,7 @@ class Plan:
         mixed: how many experts are in the mixture of the tables that do not vary it, at least two; three of them if None,
             or both where there are only two.
         every: score each ``every``-th frame.
-        timed: frames to time; models that are compared take turns.
+        timed: frames to time; models of the same cell take turns, cells are timed when they are measured.
         ratios: fractions of Gaussians to prune, in [0, 1).
         criteria: what to rank Gaussians by, of :data:`moegs.prune.CRITERIA`.
         rounds: steps in which a ratio is reached.
