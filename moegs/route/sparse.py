@@ -79,6 +79,8 @@ def _shrunk(camera: Camera) -> Camera:
 
 def _small(mixture: Mixture, now: list[Gaussians], camera: Camera, t: float, backend: str) -> Render:
     experts: list[Expert] = list(mixture.experts.values())
+    if not _sees_colors(mixture.router.config):  # harmonics are most of what there is to read of a Gaussian
+        now = [replace(g, sh=g.sh[:, :1]) for g in now]
     return render_experts(experts, _shrunk(camera), t, mixture.router.features(t), now=now, backend=backend)
 
 
@@ -87,9 +89,13 @@ def _active(mixture: Mixture, small: Render, camera: Camera, t: float, min_gate:
     return _reach(gates, camera) >= min(min_gate, 1 / len(mixture.experts))
 
 
+def _sees_colors(config: RouterConfig) -> bool:
+    return "color" in config.inputs
+
+
 def _sees_others(config: RouterConfig) -> bool:
     """Whether a gate depends on more than its own expert's pixel."""
-    return "color" in config.inputs or config.context > 1
+    return _sees_colors(config) or config.context > 1
 
 
 def _filled(render: Render, small: Render, hidden: Bool[Tensor, "k h w"]) -> Render:
