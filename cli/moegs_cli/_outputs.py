@@ -16,6 +16,7 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
 TRAINING = (CHECKPOINT, "metrics.jsonl")
 HALFWAY = tuple(f"halfway/{name}" for name in TRAINING)
+CHECKPOINTS = (CHECKPOINT, HALFWAY[0])
 RETRAINED = tuple(f"retrained/{name}" for name in (EXPERT_FILE, *TRAINING))
 _RESULTS = (EXPERT_FILE, MANIFEST, f".mixture/{MANIFEST}")  # the last is put into place by whoever reads it next
 _BESIDE = ("prune.json", "curve.json", "curve.png", "refine.json", "distill.json", *HALFWAY, *RETRAINED)
@@ -39,8 +40,8 @@ def refuse_to_overwrite(out: Path, resume: bool, force: bool | None = None) -> N
     """
     from moegs.errors import ConfigError
 
-    taken = [name for name in (CHECKPOINT, *_RESULTS) if (out / name).exists()]
-    if force or not taken or (resume and CHECKPOINT in taken):
+    taken = [name for name in (*CHECKPOINTS, *_RESULTS) if (out / name).exists()]
+    if force or not taken or (resume and not {*CHECKPOINTS}.isdisjoint(taken)):
         return
     advice = "name another folder" if force is None else "name another folder, or add --force to replace what is there"
     if resume:

@@ -76,6 +76,20 @@ def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
     )  # fmt: skip
 
 
+def open_scored(path: Path, clip: dict[str, Any]) -> Scene:
+    """As :func:`open_scene`, for commands whose table is of the held-out cameras.
+
+    Raises:
+        ConfigError: none is held out.
+    """
+    from moegs.errors import ConfigError
+
+    scene = open_scene(path, clip)
+    if not scene.test:
+        raise ConfigError("--test none: this command scores held-out cameras; name some, or leave --test out.")
+    return scene
+
+
 @dataclass(frozen=True)
 class Watched:
     """Views to go through any number of times, each with a bar on stderr when it takes more than two seconds."""

@@ -17,7 +17,7 @@ from ._outputs import (
     refuse_without_meaning,
     remove_former,
 )
-from ._scenes import open_scene, scene_options
+from ._scenes import open_scored, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -91,25 +91,29 @@ def distill(
     refuse_to_overwrite(out, resume, force)
     if compare:
         refuse_to_overwrite(out / "retrained", resume, force)
-    teacher, scene = load_mixture(mixture), open_scene(data, rest)
+    teacher, expert = load_mixture(mixture), None if student is None else open_only_expert(student)
+    scene = open_scored(data, rest)
     warn_if_other_clip(teacher, scene)
+    if expert is not None:
+        warn_if_other_clip(expert, scene)
     config = _config(teacher, scene, into, rest)
-    expert = None if student is None else open_only_expert(student)
     taught = student_of(teacher, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
     if taught.start is None and given("adopt"):
         raise click.UsageError(f"--adopt: adds Gaussians to a trained student's; {into} starts without any, leave it out.")
     how: dict[str, Any] = {"from_scratch": from_scratch, "resume": resume, "progress": not quiet, "expert": expert}
     cache = rest["teacher_cache"] or out / "teacher"
-    files = {"distilled": out / EXPERT_FILE}
-    save_expert(teach(teacher, scene, into, config, cache=cache, out=out, **how), files["distilled"])
+    done = teach(teacher, scene, into, config, cache=cache, out=out, **how)
+    rows = {}
+    if taught.expert is not None:  # while its file is there: OUT may be where it lies
+        file = mixture / "experts" / f"{taught.expert}.safetensors" if student is None else expert_file(student)
+        rows["before"] = _row(scene, expert or teacher.experts[taught.expert], file, not quiet)
+    save_expert(done, out / EXPERT_FILE)
+    rows["distilled"] = _row(scene, done, out / EXPERT_FILE, not quiet)
     if compare:
-        files["retrained"] = out / "retrained" / EXPERT_FILE
-        save_expert(retrain(teacher, scene, into, config, out=out / "retrained", **how), files["retrained"])
-    if student is not None:
-        files = {"before": expert_file(student)} | files
-    elif taught.expert is not None:
-        files = {"before": mixture / "experts" / f"{taught.expert}.safetensors"} | files
-    _show(teacher, mixture, scene, files, out, not quiet)
+        file, alone = out / "retrained" / EXPERT_FILE, retrain(teacher, scene, into, config, out=out / "retrained", **how)
+        save_expert(alone, file)
+        rows["retrained"] = _row(scene, alone, file, not quiet)
+    _show(teacher, mixture, scene, rows, out, not quiet)
     if force:  # not before: OUT may be MIXTURE, which was measured too
         remove_former(out, keep={EXPERT_FILE, "distill.json", *TRAINING, *(RETRAINED if compare else ())})
 
@@ -127,17 +131,19 @@ def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) 
     return DistillConfig(fit=fit, **{name: options[name] for name in ("weight", "adopt", "between")})
 
 
-def _show(teacher: Mixture, folder: Path, scene: Scene, files: dict[str, Path], out: Path, progress: bool) -> None:
-    """The table, and the same as JSON."""
-    from moegs.expert import load_expert
+def _row(scene: Scene, expert: Expert, path: Path, progress: bool) -> dict[str, Any]:
+    from moegs.report import model_row
+    from moegs.train import evaluate, expert_renderer
+
+    return model_row(evaluate(expert_renderer(expert), scene, progress=progress), expert, path)
+
+
+def _show(teacher: Mixture, folder: Path, scene: Scene, rows: dict[str, Any], out: Path, progress: bool) -> None:
+    """The table with the mixture below, and the same as JSON."""
     from moegs.io import write_json
     from moegs.report import command_line, model_row, print_table, versions
-    from moegs.train import evaluate, expert_renderer, mixture_renderer
+    from moegs.train import evaluate, mixture_renderer
 
-    def row(expert: Expert, path: Path) -> dict[str, Any]:
-        return model_row(evaluate(expert_renderer(expert), scene, progress=progress), expert, path)
-
-    rows = {name: row(load_expert(path), path) for name, path in files.items()}
     rows["mixture"] = model_row(evaluate(mixture_renderer(teacher), scene, progress=progress), teacher, folder)
     print_table(f"{scene.name}, held-out cameras", rows)
     write_json(out / "distill.json", {"command": command_line(), "versions": versions(), "models": rows})

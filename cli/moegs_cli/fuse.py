@@ -10,7 +10,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, refuse_beside_mixture, refuse_to_replace
-from ._scenes import Watched, open_scene, scene_options
+from ._scenes import Watched, open_scored, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -62,7 +62,7 @@ def fuse(
     refuse_to_replace(pictures, force, "--pictures")
     refuse_to_replace(json_path, force, "--json")
     refuse_beside_mixture(out)
-    mixed, scene = load_mixture(mixture), open_scene(data, rest)
+    mixed, scene = load_mixture(mixture), open_scored(data, rest)
     warn_if_other_clip(mixed, scene)
     bars = not rest["quiet"]
     views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "how far each Gaussian is trusted", bars)

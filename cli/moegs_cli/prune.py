@@ -9,16 +9,18 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import (
+    HALFWAY,
     MANIFEST,
     TRAINING,
     force_option,
     given,
     refuse_to_overwrite,
+    refuse_to_replace,
     refuse_without_meaning,
     remove_former,
     remove_halfway,
 )
-from ._scenes import Watched, open_scene, scene_options, training_cameras_named
+from ._scenes import Watched, open_scored, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     default="blend",
     show_default=True,
     help="blend (what its absence costs the blended picture), gate (how far its weights move the gate, as in the paper), "
-    "gated-contribution, contribution (pixels coloured in the blend, in its expert's picture), opacity or random.",
+    "gated-contribution (pixels coloured in the blend), contribution (in its expert's picture), opacity or random.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Steps to the ratio.")
 @click.option(
@@ -73,29 +75,33 @@ def prune(
     Scores come from training views, one backward pass each; the table is of the held-out cameras. OUT receives an
     ordinary mixture, with prune.json beside it.
     """
+    from moegs.errors import ConfigError
     from moegs.report import print_table
     from moegs.route import load_mixture, save_mixture
     from moegs.train.views import sample_views
 
     _check_options(curve, rest | {"resume": resume})
     refuse_to_overwrite(out, resume, force)
+    refuse_to_replace(out, force or resume)
     rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet, "resume": resume}
-    before, scene = load_mixture(mixture), open_scene(data, rest)
+    before, scene = load_mixture(mixture), open_scored(data, rest)
     warn_if_other_clip(before, scene)
-    rows = {"before": _row(scene, before, mixture, rest)}  # while its files are there: OUT may be MIXTURE
+    if rest["criterion"] == "gate" and len(before.experts) == 1:
+        raise ConfigError("--criterion gate: the gate of one expert alone never moves; use another criterion.")
     rest["cameras"] = training_cameras_named(scene, rest["cameras"], "--cameras")
+    rows = {"before": _row(scene, before, mixture, rest)}  # while its files are there: OUT may be MIXTURE
     sample = sample_views(scene, rest["views"], rest["cameras"], seed=rest["seed"])
     views = Watched(sample, "scoring Gaussians", not quiet)
     pruned, report = _pruned(scene, before, views, rest | {"out": out})
     save_mixture(pruned, out, {"scene": scene.name, "n_frames": scene.n_frames, "pruned": report.to_json()})
-    remove_halfway(out)
     if force:
-        remove_former(out, keep={MANIFEST, *(TRAINING if rest["refit"] else ())})
+        remove_former(out, keep={MANIFEST, *((*TRAINING, *HALFWAY) if rest["refit"] else ())})
     rows["after"] = _row(scene, pruned, out, rest)
     print_table(f"{scene.name}, held-out cameras", rows)
     _tell(report, rows, rest["criterion"], out)
     if curve:
         _curve(before, scene, views, rest, out)
+    remove_halfway(out)
 
 
 def _check_options(curve: bool, options: dict[str, Any]) -> None:

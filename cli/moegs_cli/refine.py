@@ -10,7 +10,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import MANIFEST, TRAINING, force_option, refuse_to_overwrite, remove_former
-from ._scenes import open_scene, scene_options, training_cameras_named
+from ._scenes import open_scored, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -49,7 +49,7 @@ def refine(
     from moegs.train import refine_budget, refine_mixture
 
     refuse_to_overwrite(out, resume, force)
-    before, scene = load_mixture(mixture), open_scene(data, rest)
+    before, scene = load_mixture(mixture), open_scored(data, rest)
     warn_if_other_clip(before, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
     cameras = training_cameras_named(scene, rest["views"], "--views")

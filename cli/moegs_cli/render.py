@@ -63,6 +63,8 @@ def render(
     if rest["min_gate"] is not None and not is_mixture(model):
         raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
     warn_if_other_clip(opened, scene)
+    if camera == "test" and not scene.test:
+        raise click.UsageError("--camera test: no camera is held out (--test none); give train, spiral or names.")
     how = {"min_gate": rest["min_gate"], "backend": rest["backend"]}
     kinds = (what or ("mixture" if is_mixture(model) else "experts")).split(",")
     for name, shots in shots_of(scene, camera, rest["count"]).items():

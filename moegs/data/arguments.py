@@ -9,7 +9,10 @@ from moegs.data.scene import Scene, load_scene
 
 
 def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`scene_of` reads: ``--scale --start --frames --test --frame-cache``, as the commands have them."""
+    """Add what :func:`scene_of` reads: ``--scale --start --frames --test --frame-cache``.
+
+    They are those of the commands, but for ``--test none``: scripts measure on held-out cameras.
+    """
     clip = parser.add_argument_group("which part of a capture")
     clip.add_argument("--scale", type=float, default=1.0, help="factor on width and height, up to 1")
     clip.add_argument("--start", type=int, default=0, help="first frame, 0 by default")

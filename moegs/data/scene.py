@@ -104,7 +104,7 @@ class Scene:
         """
         cameras = self.train if chosen is None else tuple(chosen)
         if not cameras:
-            raise ConfigError(f"{name}: expected at least one to train on, got none.")
+            raise ConfigError(f"{name}: expected at least one training camera, got none.")
         if foreign := sorted(set(cameras) - set(self.train)):
             raise ConfigError(
                 f"{name}: expected some of {list(self.train)}; camera {foreign[0]} is no training camera, and held-out "
@@ -225,7 +225,9 @@ def _index(capture: Capture, camera: str | int) -> int:
 
 
 def _extent(cameras: Sequence[Camera], cloud: PointCloud) -> float:
-    spread, away = _spread(cameras), float(torch.cdist(_centres(cameras), cloud.points).median())
+    spread = _spread(cameras)
+    apart = torch.cdist(_centres(cameras), cloud.points, compute_mode="donot_use_mm_for_euclid_dist")  # exact far away too
+    away = float(apart.median())
     return max(spread, NARROW * away) if spread > ONE_PLACE else away  # one camera: the scene's own size has to do
 
 

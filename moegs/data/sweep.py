@@ -29,6 +29,7 @@ PATCH, OPTIONS = 8, 24  # points that move together, and places that they may mo
 FASTEST = 0.1  # of the depth of the scene from one moment to the other
 TRIED = 1.5  # pixels for every point that is wanted: not every depth can be told
 CROWD = 4  # times its even share of all pixels that one moment may have: a flash changes everything at once
+CROWDED = 50_000  # pixels that one moment may have where little else changes
 AT_ONCE = 2**22  # distances between points looked at together
 LASTING = 3  # frames: what is there for less is seen too seldom to be worth as many Gaussians
 INERTIA = 0.8  # another place must fit a fifth better than to stand still
@@ -197,7 +198,8 @@ def _candidates(changed: list[Bool[Tensor, "m h w"]], count: int, seed: int) -> 
     sizes = [[int(mask.sum()) for mask in masks] for masks in changed]
     luck = torch.empty(sum(map(sum, sizes))).exponential_(generator=torch.Generator().manual_seed(seed))
     lucks = [own.split(size) for own, size in zip(luck.split([sum(s) for s in sizes]), sizes, strict=True)]
-    often, most = [masks.sum(0) for masks in changed], -(-CROWD * count // len(changed[0]))
+    often, busy = [masks.sum(0) for masks in changed], sum(any(own) for own in zip(*sizes, strict=True))
+    most = max(-(-CROWD * count // len(changed[0])), min(-(-count // max(busy, 1)), CROWDED))
     pixels, patience = [], []
     for moment in range(len(changed[0])):
         wait = torch.cat([own[moment] * n[masks[moment]] for own, n, masks in zip(lucks, often, changed, strict=True)])

@@ -31,7 +31,7 @@ class DensifyRule:
     Attributes:
         grad_threshold: mean image-plane gradient (in units of half the image, as INRIA's normalised device coordinates)
             above which a Gaussian is cloned or split.
-        dense_size: Gaussians whose largest scale is at most this fraction of the rig's extent are cloned, others split.
+        dense_size: Gaussians whose largest scale is at most this fraction of the scene's extent are cloned, others split.
         min_opacity: fainter ones are removed.
         max_size: Gaussians larger than this fraction of the extent are removed.
         max_gaussians: hard cap on their number.

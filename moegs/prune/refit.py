@@ -10,6 +10,7 @@ from typing import Any
 from moegs.data import Scene, View
 from moegs.prune.select import PruneReport, Score, prune_in_rounds
 from moegs.route.mixture import Mixture
+from moegs.train.checkpoint import NAME
 from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 
@@ -45,7 +46,8 @@ def prune_and_refit(
         rounds: steps to the ratio; with 1 all learning comes afterwards.
         router_only: as for :func:`refit`.
         seed: orders the views.
-        out: folder for checkpoint and metrics, with those of what is learnt halfway in ``halfway/``.
+        out: folder for checkpoint and metrics, with those of what is learnt halfway in ``halfway/``. Checkpoints that are
+            there go, unless this run goes on from them.
         resume: go on from the checkpoints in ``out``. Gaussians are ranked again, which takes the same course.
         cameras: learn from these cameras only.
         progress: show bars.
@@ -53,6 +55,9 @@ def prune_and_refit(
     Raises:
         ConfigError: the ratio or the number of rounds has no meaning, or the checkpoints are of another run.
     """
+    if out is not None and not resume:  # checkpoints of a former run would be taken for this one's
+        for folder in (Path(out), Path(out) / HALFWAY):
+            (folder / NAME).unlink(missing_ok=True)
     early = round(EARLY * steps) if rounds > 1 else 0
     how: dict[str, Any] = {"router_only": router_only, "cameras": cameras, "progress": progress, "resume": resume}
 

@@ -65,10 +65,12 @@ def train_loop(
         take_step: takes one step; returns figures if it is asked to.
         snapshot: state to write.
         folder: where checkpoint and ``metrics.jsonl`` go; nothing is written without it.
-        resume: keep the metrics up to the step that the run stands at.
+        resume: keep the metrics up to the step that the run stands at; otherwise metrics and checkpoint of a former run go.
         progress: show a bar.
     """
     log = None if folder is None else MetricsLog(folder / "metrics.jsonl", run.step if resume else None)
+    if folder is not None and not resume:  # a former run's would be gone on from if this one ended before its first
+        (folder / NAME).unlink(missing_ok=True)
     try:
         with freed_memory_kept(), training_bar(pace.title, pace.steps, run.step, progress) as show:
             while run.step < pace.steps:

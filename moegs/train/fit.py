@@ -225,8 +225,9 @@ def _cloud(scene: Scene, config: FitConfig, order: ViewOrder, progress: bool) ->
         cloud = with_moving_points(scene, config.sweep, places=places, **look)
     if len(cloud) > cap:
         moving = cloud[own:]
-        own = max(cap - len(moving), 1)
-        cloud = joined(drawn(scene.cloud, own, config.seed), moving)
+        own = min(own, max(cap - len(moving), 0))
+        thinned = drawn(scene.cloud, own, config.seed)
+        cloud = joined(thinned, moving) if len(moving) else thinned
     lacking = min(places - own, cap - len(cloud))
     if config.surface is None or lacking <= 0:
         return cloud, own

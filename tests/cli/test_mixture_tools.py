@@ -15,7 +15,9 @@ from moegs.data import Scene, load_scene, synthesize
 from moegs.deform import get
 from moegs.distill import DistillConfig
 from moegs.expert import Expert, load_expert, save_expert
+from moegs.prune import kept_rows
 from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
+from moegs.train import refine as refining
 from moegs_cli.distill import distill
 from moegs_cli.fuse import fuse
 from moegs_cli.prune import prune
@@ -61,7 +63,7 @@ def test_prune(place, tmp_path):
     assert told["report"]["fraction"] == pytest.approx(0.5, abs=0.01) and set(told["models"]) == {"before", "after"}
 
 
-def test_pruning_goes_on_from_its_checkpoint(place, tmp_path):
+def test_pruning_goes_on_from_its_checkpoint(place, tmp_path, monkeypatch):
     data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--cameras", "cam01,cam02")
     how = ("--ratio", 0.5, "--views", 2, "--refit", 8, "--rounds", 2, "--out", tmp_path)
     run(prune, place / "mix", *data, *how)
@@ -70,8 +72,19 @@ def test_pruning_goes_on_from_its_checkpoint(place, tmp_path):
     again = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how)])
     assert "--resume" in str(again.exception)
     (tmp_path / "manifest.json").unlink()  # as it would be had it been stopped before the end
+    step, taken = refining._step, []
+    monkeypatch.setattr(refining, "_step", lambda *args: (taken.append(1), step(*args))[1])
     run(prune, place / "mix", *data, *how, "--resume")
-    assert torch.equal(load_mixture(tmp_path).router.base, done)
+    assert torch.equal(load_mixture(tmp_path).router.base, done) and len(taken) == 2  # those halfway, whose files are gone
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    said = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how[:-1], foreign)])
+    assert "is not empty" in str(said.exception)
+    (tmp_path / "run" / "halfway").mkdir(parents=True)
+    (tmp_path / "run" / "halfway" / "checkpoint.safetensors").write_bytes(b"begun")
+    said = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how[:-1], tmp_path / "run")])
+    assert "add --resume to go on" in str(said.exception)
     odd = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how[:4], "--out", tmp_path / "x", "--resume")])
     assert odd.exit_code == 2 and "--resume" in odd.output
 
@@ -126,6 +139,31 @@ def test_distill_refuses_what_it_would_ignore(place, tmp_path, wrong):
     data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--out", tmp_path / "run")
     result = CliRunner().invoke(distill, [str(a) for a in (place / "mix", *data, *words)])
     assert result.exit_code == 2 and wrong[-2] in result.output and not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_student_is_measured_before_its_file_is_replaced(place, tmp_path):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet")
+    file = tmp_path / "expert.safetensors"
+    shutil.copy(place / "poly.safetensors", file)
+    run(distill, place / "mix", *data, "--into", "poly", "--steps", 3, "--student", file, "--out", tmp_path, "--force")
+    models = json.loads((tmp_path / "distill.json").read_text())["models"]
+    assert models["before"]["psnr"] != models["distilled"]["psnr"]
+
+
+@pytest.mark.parametrize("command", [prune, refine, distill, fuse])
+def test_without_held_out_cameras_nothing_is_begun(place, tmp_path, command):
+    more = {"prune": ["--ratio", "0.5"], "distill": ["--into", "poly"]}.get(command.name, [])
+    args = [place / "mix", "--data", place / "clip", "--test", "none", "--out", tmp_path / "x", *more]
+    result = CliRunner().invoke(command, [str(a) for a in args])
+    assert "--test none" in str(result.exception) and not (tmp_path / "x").exists()
+
+
+def test_gates_of_one_expert_alone_are_refused(place, tmp_path):
+    whole = load_mixture(place / "mix")
+    alone = kept_rows(whole, {"poly": torch.ones(len(whole.experts["poly"]), dtype=torch.bool)})
+    save_mixture(alone, tmp_path / "one")
+    args = [tmp_path / "one", "--data", place / "clip", "--ratio", 0.5, "--criterion", "gate", "--out", tmp_path / "x"]
+    assert "never moves" in str(CliRunner().invoke(prune, [str(a) for a in args]).exception)
 
 
 def test_fuse(place, tmp_path):

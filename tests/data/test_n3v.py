@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from moegs.data import check, colmap, load_n3v, load_scene, load_technicolor, n3v, video
 from moegs.data.findings import CaptureError, CaptureFormatError
+from moegs.data.scene import _extent
 from moegs.errors import ConfigError
 from tests.data.conftest import CAMERAS, FRAMES, SIZE
 from tests.data.support import change_poses, color_difference, project
@@ -96,6 +98,17 @@ def test_the_extent_of_a_narrow_rig_is_that_of_what_it_sees(damaged, cache, scen
     away = torch.cdist(torch.stack([narrow.cameras[i].centre for i in narrow.train]), narrow.cloud.points).median()
     assert narrow.extent == pytest.approx(0.3 * float(away), rel=1e-5) and narrow.extent > 5 * narrow.spread
     assert scene.spread == scene.extent  # wide enough for what it sees
+    far = replace(narrow.cloud, points=narrow.cloud.points + 3000.0)
+    assert _extent(shifted_cameras(narrow, 3000.0), far) == pytest.approx(narrow.extent, rel=1e-2)
+
+
+def shifted_cameras(scene, by):
+    moved = []
+    for camera in (scene.cameras[i] for i in scene.train):
+        viewmat = camera.viewmat.double().clone()
+        viewmat[:3, 3] -= viewmat[:3, :3].sum(1) * by
+        moved.append(replace(camera, viewmat=viewmat.to(camera.viewmat)))
+    return moved
 
 
 def test_one_training_camera_still_has_an_extent(capture, cache):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moegs.data import PointCloud, Scene, load_scene, synthesize
-from moegs.data.sweep import SweepConfig, moving_points, with_moving_points
+from moegs.data.sweep import SweepConfig, _candidates, moving_points, with_moving_points
 from moegs.data.synth._stage import Stage
 from moegs.errors import ConfigError
 from tests.data.support import Blind, surface_error
@@ -114,6 +114,20 @@ def test_a_flash_takes_not_all_there_is_to_look_at(scene):
     lit = moving_points(flashing, CONFIG, progress=False)
     share = (lit.times == scene.time(12)).float().mean()
     assert len(lit) > 200 and share < 0.6
+
+
+def test_one_busy_moment_has_all_there_is_where_nothing_else_changes(scene):
+    wanted = SweepConfig(candidates=2000, moments=24)
+    changed = [torch.zeros(24, 20, 30, dtype=torch.bool) for _ in range(4)]
+    for mask in changed:
+        mask[5] = True
+    pixels = _candidates(changed, wanted.candidates, 0)
+    assert [len(p) for p in pixels] == [0] * 5 + [2000] + [0] * 18
+    for mask in changed:
+        mask[6:] = True
+    pixels = _candidates(changed, wanted.candidates, 0)
+    assert sum(map(len, pixels)) == 2000 and max(map(len, pixels)) <= 4 * 2000 / 24 + 1
+    assert not any(map(len, _candidates([torch.zeros(3, 4, 5, dtype=torch.bool)], 10, 0)))
 
 
 def test_adds_as_large_a_part_as_changes(scene):

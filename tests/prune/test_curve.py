@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +26,7 @@ from moegs.prune import (
     refit,
     write_curve,
 )
-from moegs.train import evaluate, mixture_renderer, refine
+from moegs.train import RefineConfig, evaluate, mixture_renderer, refine
 from moegs.train.views import sample_views
 from tests.distill.test_distill import make_mixture
 from tests.train.scenes import small_scene
@@ -142,29 +146,50 @@ def test_what_is_left_halfway_learns_before_it_is_ranked_again():
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_an_interrupted_refit_goes_on_to_the_same_mixture(tmp_path, monkeypatch, after):
-    """It is interrupted while it learns halfway, and while it learns afterwards."""
+    """It is interrupted while it learns halfway, and while it learns afterwards; what was learnt is not learnt again."""
     mixture, scene, views = make_mixture(), small_scene(), sample_views(small_scene(), 2)
+    monkeypatch.setattr(import_module("moegs.prune.refit"), "RefineConfig", partial(RefineConfig, checkpoint_every=1))
     how = {"ratio": 0.5, "rounds": 2, "steps": 8, "progress": False}
     whole, _ = prune_and_refit(scene, mixture, gated_contribution, views, **how)
-    step, taken = refine._step, []
-
-    def stepped(*args):
-        taken.append(1)
-        if len(taken) > after:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(refine, "_step", stepped)
-        with pytest.raises(KeyboardInterrupt):
-            prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, **how)
-    assert (tmp_path / "halfway" / "checkpoint.safetensors").exists() == (after == 3)
-    again, _ = prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, resume=True, **how)
+    with pytest.raises(KeyboardInterrupt), counted_steps(monkeypatch, stop=after):
+        prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, **how)
+    with counted_steps(monkeypatch) as taken:
+        again, _ = prune_and_refit(scene, mixture, gated_contribution, views, out=tmp_path, resume=True, **how)
+    assert len(taken) == 8 - after
     assert torch.equal(again.router.base, whole.router.base)
     for name, expert in whole.experts.items():
         assert all(torch.equal(expert.params[k], v) for k, v in again.experts[name].params.items())
     with pytest.raises(ConfigError, match="resume"):
         refit(scene, mixture, 2, resume=True, progress=False)
+
+
+@contextmanager
+def counted_steps(monkeypatch, stop: int | None = None) -> Iterator[list[int]]:
+    """The steps of refinement while the block runs, which ends as with Ctrl-C after so many."""
+    step, taken = refine._step, []
+
+    def stepped(*args):
+        if len(taken) == stop:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "_step", stepped)
+        yield taken
+
+
+def test_a_run_begun_anew_takes_nothing_from_a_former_one(tmp_path, monkeypatch):
+    mixture, scene, views = make_mixture(), small_scene(), sample_views(small_scene(), 2)
+    monkeypatch.setattr(import_module("moegs.prune.refit"), "RefineConfig", partial(RefineConfig, checkpoint_every=1))
+    how = {"ratio": 0.5, "rounds": 2, "steps": 8, "out": tmp_path, "progress": False}
+    prune_and_refit(scene, mixture, gated_contribution, views, **how)
+    with pytest.raises(KeyboardInterrupt), counted_steps(monkeypatch, stop=1):
+        prune_and_refit(scene, mixture, gated_contribution, views, seed=5, **how)
+    with counted_steps(monkeypatch) as taken:
+        again, _ = prune_and_refit(scene, mixture, gated_contribution, views, seed=5, resume=True, **how)
+    other, _ = prune_and_refit(scene, mixture, gated_contribution, views, seed=5, **how | {"out": None})
+    assert len(taken) == 7 and torch.equal(again.router.base, other.router.base)
 
 
 def test_it_learns_from_the_cameras_that_it_is_given():

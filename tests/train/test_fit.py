@@ -14,7 +14,7 @@ from moegs.errors import ConfigError, DivergenceError, FormatError
 from moegs.gaussians import PointCloud, densify
 from moegs.gaussians.densify import DensifyRule
 from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert, fit_or_load
-from tests.train.scenes import small_scene
+from tests.train.scenes import moving, small_scene
 
 RULE = DensifyRule(grad_threshold=1e-5, max_gaussians=80)
 QUICK = FitConfig(steps=40, densify=RULE, densify_every=10, densify_from=0.2, checkpoint_every=7)
@@ -66,6 +66,10 @@ def test_a_dense_capture_is_thinned_to_what_there_may_be():
         config = replace(QUICK, densify=replace(RULE, max_gaussians=30), sweep=sweep)
         assert len(fit_expert(scene, prior(), replace(config, steps=1), progress=False)) == 30
         assert 15 < len(fit_expert(scene, prior(), config, progress=False)) <= 30
+    looks = moving(0.0)[torch.arange(48) % 6]
+    known = replace(scene, cloud=PointCloud(looks.means, scene.cloud.colors, looks=looks))
+    config = replace(QUICK, steps=1, densify=replace(RULE, max_gaussians=30), sweep=None, surface=None)
+    assert len(fit_expert(known, prior(), config, progress=False)) == 30
 
 
 @pytest.mark.parametrize("name", names())
