@@ -64,15 +64,15 @@ def device_of(backend: str) -> str:
     return "cuda"
 
 
-def open_scene(path: Path, clip: dict[str, Any]) -> Scene:
-    """Load a capture with the options of :func:`scene_options`."""
+def open_scene(path: Path, clip: dict[str, Any], decode: bool = True) -> Scene:
+    """Load a capture with the options of :func:`scene_options`, with its pictures or only for its cameras and points."""
     from moegs.data import load_scene
 
     test = clip["test"]
     held_out = None if test is None else [] if test == "none" else test.split(",")
     return load_scene(
         path, scale=clip["scale"], start=clip["start"], frames=clip["frames"], test=held_out,
-        cache_dir=clip["frame_cache"],
+        cache_dir=clip["frame_cache"], decode=decode,
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def render(
     OUT receives one folder of PNGs, or one mp4, for every camera and kind of picture: the blend, each expert, each
     expert's gate as a heat-map, depth (near is bright).
     """
-    opened, scene = open_model(model, device_of(rest["backend"])), open_scene(data, rest)
+    opened, scene = open_model(model, device_of(rest["backend"])), open_scene(data, rest, decode=False)
     if rest["min_gate"] is not None and not is_mixture(model):
         raise click.BadParameter("one expert alone has no gates; give a mixture.", param_hint="--min-gate")
     warn_if_other_clip(opened, scene)

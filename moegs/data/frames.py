@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from moegs.data.findings import CaptureError
+from moegs.errors import DataError
 from moegs.io import atomic_write
 from moegs.progress import progress_bar
 
@@ -99,6 +100,15 @@ class FrameStore:
     def image(self, camera: int, frame: int) -> Float[Tensor, "h w 3"]:
         """One frame as float32 in [0, 1]."""
         return torch.from_numpy(self.pixels(camera, frame)).float().div_(255.0)
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """In the place of frames that nobody was to look at."""
+
+    def image(self, camera: int, frame: int) -> Float[Tensor, "h w 3"]:
+        """Raises a :class:`DataError`."""
+        raise DataError(f"camera {camera}, frame {frame}: the scene was loaded without its pictures (decode=False).")
 
 
 @dataclass(frozen=True)

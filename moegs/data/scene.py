@@ -13,7 +13,7 @@ from torch import Tensor
 from moegs.data import n3v, technicolor
 from moegs.data.capture import Capture, read_cloud
 from moegs.data.findings import CaptureError
-from moegs.data.frames import Clip, Frames, store
+from moegs.data.frames import Clip, Frames, Undecoded, store
 from moegs.data.layouts import layout_of
 from moegs.errors import ConfigError
 from moegs.gaussians.cloud import PointCloud
@@ -121,6 +121,7 @@ def load_scene(
     frames: int | None = None,
     test: CameraChoice | None = None,
     cache_dir: str | Path | None = None,
+    decode: bool = True,
     progress: bool = True,
 ) -> Scene:
     """Read a capture in any known layout.
@@ -132,6 +133,7 @@ def load_scene(
         frames: how many; all from ``start`` if None.
         test: names or indices of the cameras to hold out; cam00 for N3V and cam10 for Technicolor if None.
         cache_dir: where decoded frames are kept; ``$XDG_CACHE_HOME/moegs/frames`` if None.
+        decode: False for cameras and points alone, where no picture is looked at: decoding takes time and space.
         progress: show a bar when decoding takes more than two seconds.
 
     Raises:
@@ -141,7 +143,10 @@ def load_scene(
     """
     capture = layout_of(path).read(Path(path))
     clip = _clip(capture, scale, start, frames)
-    return _assemble(capture, clip, _held_out(capture, test), cache_dir, progress)
+    held_out = _held_out(capture, test)
+    cloud = read_cloud(capture.clouds, clip.start, clip.count)  # before the frames, which take longer to fail
+    pictures = store(capture.sources, clip, cache_dir, progress) if decode else Undecoded()
+    return _assemble(capture, clip, held_out, cloud, pictures)
 
 
 def load_n3v(path: str | Path, **options) -> Scene:
@@ -160,10 +165,7 @@ def _load_as(name: str, path: str | Path, options: dict) -> Scene:
     return load_scene(path, **options)
 
 
-def _assemble(
-    capture: Capture, clip: Clip, test: tuple[int, ...], cache_dir: str | Path | None, progress: bool
-) -> Scene:
-    cloud = read_cloud(capture.clouds, clip.start, clip.count)  # before the frames, which take longer to fail
+def _assemble(capture: Capture, clip: Clip, test: tuple[int, ...], cloud: PointCloud, frames: Frames) -> Scene:
     pairs = zip(capture.cameras, capture.sources, strict=True)
     cameras = tuple(camera.resized(*clip.size(source)) for camera, source in pairs)
     train = tuple(index for index in range(len(cameras)) if index not in test)
@@ -177,7 +179,7 @@ def _assemble(
         n_frames=clip.count,
         fps=capture.fps,
         cloud=cloud,
-        frames=store(capture.sources, clip, cache_dir, progress),
+        frames=frames,
         extent=_extent([cameras[index] for index in train], cloud),
         bounds=capture.bounds,
     )

@@ -113,6 +113,12 @@ def test_render_writes_every_kind_of_picture(cli, clip, cache, mixture, tmp_path
         assert image.size == (48, 32)
 
 
+def test_render_decodes_nothing(cli, clip, experts, tmp_path):
+    none = tmp_path / "frames"
+    cli("render", experts["polynomial"], "--data", clip, "--out", tmp_path / "out", "--count", 1, "--frame-cache", none)
+    assert list((tmp_path / "out").rglob("*.png")) and not none.exists()
+
+
 def test_render_walks_training_cameras_and_the_spiral(cli, clip, cache, experts, tmp_path):
     fixed = ["--data", clip, "--out", tmp_path, "--frame-cache", cache, "--count", 3]
     cli("render", experts["polynomial"], *fixed, "--camera", "train")

@@ -13,7 +13,7 @@ import torch
 from moegs.data import check, colmap, load_n3v, load_scene, load_technicolor, n3v, video
 from moegs.data.findings import CaptureError, CaptureFormatError
 from moegs.data.scene import _extent
-from moegs.errors import ConfigError
+from moegs.errors import ConfigError, DataError
 from tests.data.conftest import CAMERAS, FRAMES, SIZE
 from tests.data.support import change_poses, color_difference, project
 
@@ -279,3 +279,11 @@ def test_what_is_no_capture_is_said_to_be_none(tmp_path):
         load_scene(tmp_path / "nothing")
     with pytest.raises(CaptureError, match=r"not recognised; expected one of n3v: cam00\.mp4 ….*technicolor"):
         load_scene(tmp_path)
+
+
+def test_cameras_and_points_alone_take_no_decoding(capture, cache, scene):
+    bare = load_scene(capture, cache_dir=cache, decode=False)
+    assert not cache.exists() and bare.n_frames == scene.n_frames and bare.extent == scene.extent
+    assert torch.equal(bare.cloud.points, scene.cloud.points)
+    with pytest.raises(DataError, match="decode=False"):
+        bare.image(0, 0)
