@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert, render_expert
-from moegs.metrics import FrameScores, score, summarise, time_frames
+from moegs.metrics import FrameScores, score, summarise, take_turns, time_frames
 from moegs.metrics.frames import Perceptual
 from moegs.progress import progress_bar
 from moegs.render.camera import Camera
@@ -20,6 +20,20 @@ from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.sparse import render_sparse
 
 Renderer = Callable[[Camera, float], Float[Tensor, "h w 3"]]
+
+
+def milliseconds(scene: Scene, renderers: Mapping[str, Renderer], camera: int, timed: int) -> dict[str, float]:
+    """Median milliseconds a frame of a camera for each renderer, all in turns.
+
+    On a busy machine, what is timed later is not what is slower.
+    """
+
+    def at(renderer: Renderer) -> Callable[[int], Tensor]:
+        return lambda i: renderer(scene.cameras[camera], scene.time(i * scene.n_frames // timed))
+
+    with torch.no_grad():
+        turns = take_turns({name: at(renderer) for name, renderer in renderers.items()}, timed)
+    return {name: speed.median_ms for name, speed in turns.items()}
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
-
-import torch
 
 from moegs.data import Scene
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.io import finite
-from moegs.metrics import take_turns
 from moegs.progress import progress_bar
 from moegs.train._checks import at_least_one
-from moegs.train.evaluate import Renderer, evaluate, expert_renderer, mixture_renderer
+from moegs.train.evaluate import Renderer, evaluate, expert_renderer, milliseconds, mixture_renderer
 from moegs.train.route import RouteConfig, fit_router
 
 
@@ -128,15 +125,15 @@ def rank_subsets(
         raise ConfigError(f"select: expected at least {min(config.sizes)} experts, got {len(experts)}.")
     others = tuple(c for c in scene.train if c not in chosen)
     settings = replace(route or RouteConfig(), steps=config.steps, seed=config.seed)
-    renderers: dict[tuple[str, ...], Renderer] = {}
+    renderers: dict[str, Renderer] = {}
     scores = []
     with progress_bar("trying subsets", len(subsets), progress) as advance:
         for names in subsets:
-            renderers[names] = _renderer(scene, {n: experts[n] for n in names}, settings, others)
-            scores.append(evaluate(renderers[names], scene, chosen, every=config.every, timed=1).mean.psnr)
+            renderer = renderers[" ".join(names)] = _renderer(scene, {n: experts[n] for n in names}, settings, others)
+            scores.append(evaluate(renderer, scene, chosen, every=config.every, timed=1).mean.psnr)
             advance()
-    ms = _milliseconds(scene, renderers, chosen[0], config.timed)
-    return _ranked([_Trial(names, score, ms[names]) for names, score in zip(subsets, scores, strict=True)])
+    ms = milliseconds(scene, renderers, chosen[0], config.timed)
+    return _ranked([_Trial(names, score, ms[" ".join(names)]) for names, score in zip(subsets, scores, strict=True)])
 
 
 def _renderer(
@@ -145,19 +142,6 @@ def _renderer(
     if len(experts) == 1:
         return expert_renderer(next(iter(experts.values())))
     return mixture_renderer(fit_router(scene, experts, settings, cameras=cameras, progress=False))
-
-
-@torch.no_grad()
-def _milliseconds(
-    scene: Scene, renderers: dict[tuple[str, ...], Renderer], camera: int, timed: int
-) -> dict[tuple[str, ...], float]:
-    """Median of a frame for each subset, in turns: on a busy machine, what is timed later is not what is slower."""
-
-    def at(renderer: Renderer) -> Callable[[int], Any]:
-        return lambda i: renderer(scene.cameras[camera], scene.time(i * scene.n_frames // timed))
-
-    turns = take_turns({" ".join(names): at(r) for names, r in renderers.items()}, timed)
-    return {names: turns[" ".join(names)].median_ms for names in renderers}
 
 
 def _ranked(trials: Sequence[_Trial]) -> list[Candidate]:

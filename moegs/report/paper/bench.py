@@ -150,8 +150,7 @@ class Bench:
 
     def pruned_key(self, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> str:
         """What a pruned mixture's folder is called, without making it."""
-        steps = self.plan.capped(round(refit * self.refining.steps))
-        asked = [self.refined_key(self.plan.names), criterion, ratio, rounds, scored, steps, self.seed]
+        asked = [self.refined_key(self.plan.names), criterion, ratio, rounds, scored, self._refit_steps(refit), self.seed]
         return f"pruned-{len(self.plan.names)}-{criterion}-{ratio:g}-{content_key(asked)}"
 
     def pruned(self, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> Mixture:
@@ -170,14 +169,16 @@ class Bench:
             whole, views = self.refined(self.plan.names), sample_views(self.scene, scored, seed=self.seed)
             left, _ = prune_and_refit(
                 self.scene, whole, score_named(criterion, self.seed), views, ratio=ratio, rounds=rounds,
-                steps=self.plan.capped(round(refit * self.refining.steps)), seed=self.seed, out=folder, resume=True,
-                progress=self.progress,
+                steps=self._refit_steps(refit), seed=self.seed, out=folder, resume=True, progress=self.progress,
             )  # fmt: skip
             save_mixture(left, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             for learnt in (folder, folder / HALFWAY):
                 (learnt / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(key, self.refined_key(self.plan.names))
         return load_mixture(folder)
+
+    def _refit_steps(self, refit: float) -> int:
+        return self.plan.capped(round(refit * self.refining.steps))
 
     def merged(self, names: Sequence[str]) -> Expert:
         """The experts under a volume router, as one model, trained now or before."""

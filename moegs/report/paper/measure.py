@@ -11,13 +11,13 @@ import torch
 from moegs import train
 from moegs.distill import DistillConfig, distill, retrain
 from moegs.expert import Expert, load_expert
-from moegs.metrics import FrameScores, take_turns
+from moegs.metrics import FrameScores
 from moegs.prune import megabytes
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
 from moegs.route import Mixture, blend, render_experts
 from moegs.train import expert_renderer, fewest_tiles, mixture_renderer, sparse_error, sparse_renderer
-from moegs.train.evaluate import Renderer
+from moegs.train.evaluate import Renderer, milliseconds
 
 Row = dict[str, Any]
 AVERAGE, ORACLE, BEST = "uniform average", "per-pixel oracle", "best expert"
@@ -190,10 +190,4 @@ def _scores(bench: Bench, renderer: Renderer) -> FrameScores:
 @torch.no_grad()
 def _ms(bench: Bench, renderers: dict[str, Renderer]) -> dict[str, float]:
     """Median milliseconds a frame on the first held-out camera."""
-    scene, timed = bench.scene, bench.plan.timed
-    camera = scene.cameras[scene.test[0]]
-
-    def at(renderer: Renderer) -> Callable[[int], Any]:
-        return lambda i: renderer(camera, scene.time(i * scene.n_frames // timed))
-
-    return {name: s.median_ms for name, s in take_turns({n: at(r) for n, r in renderers.items()}, timed).items()}
+    return milliseconds(bench.scene, renderers, bench.scene.test[0], bench.plan.timed)
