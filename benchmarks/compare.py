@@ -22,6 +22,7 @@ from benchmarks.timing import Timing, busy_neighbours, interleaved, threads
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import native
+from moegs.route import gated_blend
 from moegs.route._network import network_logits, network_logits_by_torch
 
 
@@ -168,7 +169,7 @@ def training_step(effort: Effort) -> Section:
 
 
 def other_ops(effort: Effort) -> Section:
-    """SSIM, the router's network, plane sampling, key frames and Adam."""
+    """SSIM, the router's network and gates, plane sampling, key frames and Adam."""
     width, height = 320, 240
     ops = {
         "L1 + SSIM, 320x240": {
@@ -178,6 +179,10 @@ def other_ops(effort: Effort) -> Section:
         "router's network, three experts, 320x240": {
             "ours": workloads.router_network(width, height, network_logits),
             "torch": workloads.router_network(width, height, network_logits_by_torch),
+        },
+        "gates and blend, three experts, 320x240": {
+            "ours": workloads.gated_blend(width, height, gated_blend),
+            "torch": workloads.gated_blend(width, height, workloads.blend_by_torch),
         },
     }
     for n in (10_000, 50_000):

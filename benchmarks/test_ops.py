@@ -9,6 +9,7 @@ from benchmarks.scenes import BenchScene, garden_scene, random_scene
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import backends
+from moegs.route import gated_blend
 from moegs.route._network import network_logits, network_logits_by_torch
 
 needs_native = pytest.mark.skipif(not backends.native_available(), reason="the native module is not built")
@@ -51,6 +52,11 @@ def test_reference_render_and_gradient(benchmark) -> None:
 @pytest.mark.parametrize("reference", [False, True], ids=["native", "torch"])
 def test_loss_and_gradient(benchmark, reference: bool) -> None:
     benchmark(workloads.loss_and_gradient(320, 240, reference))
+
+
+@pytest.mark.parametrize("blend", [gated_blend, workloads.blend_by_torch], ids=["native", "torch"])
+def test_gates_and_blend_and_gradient(benchmark, blend) -> None:
+    benchmark(workloads.gated_blend(320, 240, blend))
 
 
 @pytest.mark.parametrize("logits", [network_logits, network_logits_by_torch], ids=["native", "torch"])

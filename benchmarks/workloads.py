@@ -15,7 +15,7 @@ from moegs.deform.prior import Prior
 from moegs.gaussians import Gaussians
 from moegs.gaussians.cloud import PointCloud
 from moegs.render import Render, rasterize
-from moegs.route import VolumePixelRouter
+from moegs.route import VolumePixelRouter, blend, softmax_gates
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
 
@@ -147,6 +147,21 @@ def router_network(width: int, height: int, logits: Callable[..., Tensor], k: in
     return lambda: torch.autograd.grad(
         logits(maps, rays, [*layers], k, (height, width)), [maps, *layers], upstream
     )
+
+
+def gated_blend(width: int, height: int, blend: Callable[..., tuple[Tensor, Tensor]], k: int = 3) -> Call:
+    """Gates and blend of k experts at every pixel, with the gradients of images and logits."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(k, height, width, 3, generator=generator).requires_grad_()
+    logits = torch.randn(k, height, width, generator=generator).requires_grad_()
+    upstream = torch.randn(height, width, 3, generator=generator)
+    return lambda: torch.autograd.grad(blend(images, logits, 1.0)[0], [images, logits], upstream)
+
+
+def blend_by_torch(images: Tensor, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Plain twin of :func:`moegs.route.gated_blend`."""
+    gates = softmax_gates(logits, temperature)
+    return blend(images, gates), gates
 
 
 def hexplane(n: int, sampler: Callable[..., Tensor], one_time: bool = True) -> Call:

@@ -83,4 +83,4 @@ def view_directions(camera: Camera) -> Float[Tensor, "h w 3"]:
     right, down, forward = camera.viewmat[:3, :3].to(k)
     # sums of outer products: a matrix as narrow as this is multiplied slowly
     directions = x[:, None] * right + (y[:, None] * down + forward)[:, None]
-    return directions * (x.square() + (y.square() + 1)[:, None]).rsqrt()[..., None]  # a rotation keeps lengths
+    return directions.mul_((x.square() + (y.square() + 1)[:, None]).rsqrt_()[..., None])  # a rotation keeps lengths

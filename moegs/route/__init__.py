@@ -1,6 +1,6 @@
 """From the Gaussians of several experts to per-pixel gates and one image."""
 
-from moegs.route.blend import blend, oracle_gates, softmax_gates, uniform_gates
+from moegs.route.blend import blend, gated_blend, oracle_gates, softmax_gates, uniform_gates
 from moegs.route.fuse import fuse, responsibilities
 from moegs.route.mixture import (
     Mixture,
@@ -27,6 +27,7 @@ __all__ = [
     "active_tiles",
     "blend",
     "fuse",
+    "gated_blend",
     "load_mixture",
     "mixture_key",
     "oracle_gates",

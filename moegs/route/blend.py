@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.errors import ConfigError, ShapeError
+from moegs.render.native import gates as native
 
 
 def softmax_gates(logits: Float[Tensor, "k h w"], temperature: float = 1.0) -> Float[Tensor, "k h w"]:
@@ -17,9 +18,13 @@ def softmax_gates(logits: Float[Tensor, "k h w"], temperature: float = 1.0) -> F
     Raises:
         ConfigError: the temperature is not above 0.
     """
+    _check_temperature(temperature)
+    return torch.softmax(logits / temperature, dim=0)
+
+
+def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise ConfigError(f"temperature: expected a number above 0, got {temperature}.")
-    return torch.softmax(logits / temperature, dim=0)
 
 
 def blend(images: Float[Tensor, "k h w 3"], gates: Float[Tensor, "k h w"]) -> Float[Tensor, "h w 3"]:
@@ -40,9 +45,40 @@ def blend(images: Float[Tensor, "k h w 3"], gates: Float[Tensor, "k h w"]) -> Fl
         >>> blend(images, torch.tensor([[[0.75]], [[0.25]]]))
         tensor([[[0.2500, 0.2500, 0.2500]]])
     """
-    if images.ndim != 4 or images.shape[:3] != gates.shape:
-        raise ShapeError(f"blend: images {list(images.shape)} and gates {list(gates.shape)} are not one grid of experts.")
+    _check_grid(images, gates, "gates")
     return (images * gates[..., None]).sum(dim=0)  # twice as fast as einsum
+
+
+def _check_grid(images: Tensor, maps: Tensor, name: str) -> None:
+    if images.ndim != 4 or images.shape[:3] != maps.shape:
+        raise ShapeError(f"blend: images {list(images.shape)} and {name} {list(maps.shape)} are not one grid of experts.")
+
+
+def gated_blend(
+    images: Float[Tensor, "k h w 3"], logits: Float[Tensor, "k h w"], temperature: float = 1.0
+) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "k h w"]]:
+    """:func:`blend` with the :func:`softmax_gates` of logits, and these gates: the same in one pass over the pixels.
+
+    Args:
+        images: one render per expert, linear in [0, 1].
+        logits: preference for each expert at every pixel; minus infinity leaves one out.
+        temperature: divides the logits.
+
+    Raises:
+        ShapeError: the two disagree in experts, height or width.
+        ConfigError: the temperature is not above 0.
+
+    Example:
+        >>> color, gates = gated_blend(torch.stack([torch.zeros(1, 1, 3), torch.ones(1, 1, 3)]), torch.zeros(2, 1, 1))
+        >>> color
+        tensor([[[0.5000, 0.5000, 0.5000]]])
+    """
+    _check_grid(images, logits, "logits")
+    _check_temperature(temperature)
+    if images.shape[-1] == 3 and native.usable(images, logits):
+        return native.gated_blend(images, logits, temperature)
+    gates = softmax_gates(logits, temperature)
+    return blend(images, gates), gates
 
 
 def uniform_gates(images: Float[Tensor, "k h w 3"]) -> Float[Tensor, "k h w"]:

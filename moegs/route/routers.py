@@ -17,7 +17,7 @@ from moegs.render.api import rasterize
 from moegs.render.camera import Camera, view_directions
 from moegs.render.types import RasterOptions
 from moegs.route._network import network_logits
-from moegs.route.blend import softmax_gates
+from moegs.route.blend import gated_blend, softmax_gates
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,14 @@ class VolumePixelRouter(nn.Module):
         """Softmax of :meth:`logits` over the experts, at the temperature of the configuration unless one is given."""
         logits = self.logits(maps, images, alphas, camera, t)
         return softmax_gates(logits, self.config.temperature if temperature is None else temperature)
+
+    def blend(
+        self, maps: Tensor | None, images: Tensor, alphas: Tensor, camera: Camera, t: float,
+        temperature: float | None = None,
+    ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "k h w"]]:  # fmt: skip
+        """The images mixed by :meth:`gates`, and the gates, which together cost less than one after the other."""
+        logits = self.logits(maps, images, alphas, camera, t)
+        return gated_blend(images, logits, self.config.temperature if temperature is None else temperature)
 
     def forward(
         self,

@@ -22,7 +22,7 @@ from moegs.gaussians.container import Gaussians
 from moegs.render.api import Render
 from moegs.render.camera import Camera
 from moegs.render.types import TILE
-from moegs.route.blend import blend
+from moegs.route.blend import gated_blend
 from moegs.route.mixture import Mixture, MixtureRender, render_experts
 from moegs.route.routers import RouterConfig
 
@@ -59,10 +59,9 @@ def render_sparse(
     hidden = ~_pixels(tiles, camera)
     seen = _filled(render, small, hidden) if _sees_others(mixture.router.config) else render
     logits = mixture.router.logits(seen.features, seen.color, seen.alpha, camera, t)
-    gates = torch.softmax(logits.masked_fill(hidden, -torch.inf) / mixture.router.config.temperature, dim=0)
+    color, gates = gated_blend(render.color, logits.masked_fill(hidden, -torch.inf), mixture.router.config.temperature)
     return SparseRender(
-        blend(render.color, gates), gates, render.color, render.depth, render.alpha, render.features, render.backend,
-        tiles,
+        color, gates, render.color, render.depth, render.alpha, render.features, render.backend, tiles
     )  # fmt: skip
 
 

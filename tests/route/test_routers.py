@@ -13,6 +13,7 @@ from moegs.route import (
     RouterConfig,
     VolumePixelRouter,
     blend,
+    gated_blend,
     oracle_gates,
     render_mixture,
     softmax_gates,
@@ -163,6 +164,23 @@ def test_gradcheck_of_blend_in_images():
     images = torch.rand(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     gates = torch.rand(2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(blend, (images, gates))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gates_and_blend_together_are_those_one_after_the_other(dtype):
+    images, logits = torch.rand(3, 4, 5, 3, dtype=dtype), torch.randn(3, 4, 5, dtype=dtype)
+    color, gates = gated_blend(images, logits, 0.5)
+    torch.testing.assert_close(gates, softmax_gates(logits, 0.5))
+    torch.testing.assert_close(color, blend(images, gates))
+    with pytest.raises(ShapeError, match="logits"):
+        gated_blend(images, logits[:2])
+    with pytest.raises(ConfigError, match="temperature"):
+        gated_blend(images, logits, 0.0)
+
+
+def test_gradcheck_of_gated_blend():
+    leaves = [torch.rand(2, 3, 2, 3, dtype=torch.float64), torch.randn(2, 3, 2, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(gated_blend, [x.requires_grad_() for x in leaves])
 
 
 def test_yardsticks():

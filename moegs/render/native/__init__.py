@@ -1,4 +1,4 @@
-"""Native CPU kernels: rasterisation, SSIM, plane sampling, splines and the router's network in C++ with SIMD, torch-free.
+"""Native CPU kernels: rasterisation, SSIM, plane sampling, splines and the router's network and gates in torch-free C++.
 
 The compiled library is optional. ``available()`` says whether it is there, ``why_not()`` what is missing.
 """

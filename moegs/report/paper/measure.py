@@ -15,7 +15,7 @@ from moegs.metrics import FrameScores
 from moegs.prune import megabytes
 from moegs.report.paper.bench import Bench, keep_expert
 from moegs.report.paper.plan import content_key
-from moegs.route import Mixture, blend, render_experts
+from moegs.route import Mixture, render_experts
 from moegs.train import expert_renderer, fewest_tiles, mixture_renderer, sparse_error, sparse_renderer
 from moegs.train.evaluate import Renderer, milliseconds
 
@@ -116,7 +116,7 @@ def separate_renderer(mixture: Mixture) -> Renderer:
         each = [render_experts([e], camera, t, f) for e, f in zip(mixture.experts.values(), parts, strict=True)]
         images, alphas = torch.cat([r.color for r in each]), torch.cat([r.alpha for r in each])
         maps = None if features is None else torch.cat([r.features for r in each if r.features is not None])
-        return blend(images, mixture.router.gates(maps, images, alphas, camera, t))
+        return mixture.router.blend(maps, images, alphas, camera, t)[0]
 
     return render
 

@@ -39,6 +39,21 @@ inline Lanes relu(Lanes a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
 inline Lanes past_relu(Lanes gradient, Lanes output) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(output.v, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient.v)};
 }
+inline Lanes max(Lanes a, Lanes b) { return {_mm512_max_ps(b.v, a.v)}; }  // a NaN in a stays
+// 2^n where a is 1.5 * 2^23 + n.
+inline Lanes power_of_two(Lanes a) {
+  const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(a.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)))};
+}
+// Every lane three times, in three vectors.
+inline void three_times(Lanes a, Lanes* out) {
+  const __m512i first = _mm512_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5);
+  const __m512i second = _mm512_setr_epi32(5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9, 9, 10, 10);
+  const __m512i third = _mm512_setr_epi32(10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14, 15, 15, 15);
+  out[0].v = _mm512_permutexvar_ps(first, a.v);
+  out[1].v = _mm512_permutexvar_ps(second, a.v);
+  out[2].v = _mm512_permutexvar_ps(third, a.v);
+}
 // 1, -1 or 0 with the sign of a; NaN stays NaN.
 inline Lanes sign(Lanes a) {
   const __m512 one = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
@@ -70,6 +85,16 @@ inline Lanes magnitude(Lanes a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f)
 inline Lanes relu(Lanes a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
 inline Lanes past_relu(Lanes gradient, Lanes output) {
   return {_mm256_and_ps(gradient.v, _mm256_cmp_ps(output.v, _mm256_setzero_ps(), _CMP_NLE_UQ))};
+}
+inline Lanes max(Lanes a, Lanes b) { return {_mm256_max_ps(b.v, a.v)}; }
+inline Lanes power_of_two(Lanes a) {
+  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(a.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)))};
+}
+inline void three_times(Lanes a, Lanes* out) {
+  out[0].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2));
+  out[1].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(2, 3, 3, 3, 4, 4, 4, 5));
+  out[2].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(5, 5, 6, 6, 6, 7, 7, 7));
 }
 inline Lanes sign(Lanes a) {
   const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
@@ -124,6 +149,19 @@ inline Lanes relu(Lanes a) {
 inline Lanes past_relu(Lanes gradient, Lanes output) {
   for (int i = 0; i < kLanes; ++i) gradient.v[i] = output.v[i] <= 0.0f ? 0.0f : gradient.v[i];
   return gradient;
+}
+inline Lanes max(Lanes a, Lanes b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] < b.v[i] ? b.v[i] : a.v[i];
+  return a;
+}
+inline Lanes power_of_two(Lanes a) {
+  typedef unsigned int Bits __attribute__((vector_size(16)));
+  return {(Float4)(((Bits)a.v << 23) + (127u << 23))};
+}
+inline void three_times(Lanes a, Lanes* out) {
+  out[0].v = Float4{a.v[0], a.v[0], a.v[0], a.v[1]};
+  out[1].v = Float4{a.v[1], a.v[1], a.v[2], a.v[2]};
+  out[2].v = Float4{a.v[2], a.v[3], a.v[3], a.v[3]};
 }
 inline Lanes sign(Lanes a) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > 0.0f ? 1.0f : a.v[i] < 0.0f ? -1.0f : a.v[i];
