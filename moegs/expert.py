@@ -68,6 +68,9 @@ class Expert:
     def __len__(self) -> int:
         return count(self.params)
 
+    def __repr__(self) -> str:
+        return f"Expert({self.prior.name}, {len(self):,} Gaussians)"
+
 
 def expert_key(expert: Expert) -> str:
     """A digest of everything that an expert's renders depend on: tensors, prior, raster options, background, decoder."""

@@ -78,6 +78,14 @@ class Scene:
     extent: float
     bounds: tuple[float, float]
 
+    def __repr__(self) -> str:
+        held_out = ", ".join(self.camera_names[i] for i in self.test) or "none"
+        size = "x".join(map(str, (self.cameras[0].width, self.cameras[0].height)))
+        return (
+            f"Scene({self.name}: {len(self.cameras)} cameras, {size}, {held_out} held out; "
+            f"{self.n_frames} frames at {self.fps:g} a second; {len(self.cloud):,} points)"
+        )
+
     @property
     def spread(self) -> float:
         """1.1 × the largest distance of a training camera from the mean of them, or the extent for one camera alone."""

@@ -54,6 +54,10 @@ class PointCloud:
     def __len__(self) -> int:
         return self.points.shape[0]
 
+    def __repr__(self) -> str:
+        known = [name for name in ("times", "spans", "velocities", "looks") if getattr(self, name) is not None]
+        return f"PointCloud({len(self):,} points{''.join(f', {name}' for name in known)})"
+
     def __getitem__(self, index: Bool[Tensor, "n"] | Int[Tensor, "m"] | slice) -> PointCloud:
         """Select points with a mask, an index tensor or a slice."""
         known = {name: value for name, value in vars(self).items() if value is not None}

@@ -69,6 +69,10 @@ class Gaussians:
     def __len__(self) -> int:
         return self.means.shape[0]
 
+    def __repr__(self) -> str:
+        kind = f"{self.means.dtype}".removeprefix("torch.")
+        return f"Gaussians({len(self):,}, harmonics of degree {self.sh_degree}, {kind} on {self.means.device})"
+
     def __getitem__(self, index: Bool[Tensor, "n"] | Int[Tensor, "m"] | slice) -> Gaussians:
         """Select Gaussians with a mask, an index tensor or a slice."""
         return self._map(lambda x: x[index])

@@ -27,7 +27,6 @@ from moegs.io import atomic_write, digest, sha256, sync_folder, write_json
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
 from moegs.render.seen import with_colors
-from moegs.route.blend import blend
 from moegs.route.routers import VolumePixelRouter, group_tags, router_from_config
 
 FORMAT, VERSION = "moegs-mixture", 1
@@ -46,6 +45,10 @@ class Mixture:
         counts = tuple(len(e) for e in self.experts.values())
         if counts != self.router.counts:
             raise ConfigError(f"mixture: the router was made for {self.router.counts} Gaussians, the experts have {counts}.")
+
+    def __repr__(self) -> str:
+        experts = ", ".join(f"{name}: {len(e):,} Gaussians" for name, e in self.experts.items())
+        return f"Mixture({experts}; {self.router.config.kind} router)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +83,8 @@ def render_mixture(
     ``temperature`` of the gates stands in for the router's own, as it does while a router is trained on a schedule.
     """
     render = render_experts(list(mixture.experts.values()), camera, t, mixture.router.features(t), backend=backend)
-    gates = mixture.router.gates(render.features, render.color, render.alpha, camera, t, temperature)
-    return MixtureRender(
-        blend(render.color, gates), gates, render.color, render.depth, render.alpha, render.features, render.backend
-    )
+    color, gates = mixture.router.blend(render.features, render.color, render.alpha, camera, t, temperature)
+    return MixtureRender(color, gates, render.color, render.depth, render.alpha, render.features, render.backend)
 
 
 def render_experts(

@@ -14,7 +14,7 @@ from moegs.gaussians.cloud import drawn, joined
 def test_selects_points_with_their_times():
     cloud = PointCloud(torch.arange(6.0).reshape(2, 3), torch.zeros(2, 3), torch.tensor([0.0, 0.5]))
     second = cloud[torch.tensor([False, True])]
-    assert len(cloud) == 2 and len(second) == 1
+    assert len(cloud) == 2 and len(second) == 1 and repr(second) == "PointCloud(1 points, times)"
     assert second.spans is None and second.velocities is None
     assert second.points.tolist() == [[3, 4, 5]] and second.times is not None and second.times.tolist() == [0.5]
 

@@ -29,6 +29,9 @@ def test_loads_a_scene(scene, capture):
     assert scene.camera_names == ("cam00", "cam01", "cam02", "cam03")
     assert scene.test == (0,) and scene.train == (1, 2, 3)
     assert scene.cloud.times is None and len(scene.cloud) > 300
+    assert repr(scene) == (
+        f"Scene(tiny: {CAMERAS} cameras, 48x36, cam00 held out; {FRAMES} frames at 30 a second; {len(scene.cloud):,} points)"
+    )
     view = scene.view(2, 3)
     assert (view.camera_index, view.frame, view.time) == (2, 3, 3 / FRAMES)
     assert view.image.shape == (SIZE[1], SIZE[0], 3) and view.image.dtype == torch.float32

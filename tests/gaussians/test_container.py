@@ -17,6 +17,10 @@ def test_selection_by_mask_index_and_slice():
     assert len(gaussians[1:3]) == 2
 
 
+def test_printed_it_is_a_line():
+    assert repr(random_gaussians(12)) == "Gaussians(12, harmonics of degree 2, float32 on cpu)"
+
+
 def test_concatenation_pads_harmonics_and_mixes_shapes():
     low, high = random_gaussians(3, degree=0), random_gaussians(2, degree=2)
     joined = concatenate([low, Gaussians(high.means, high.opacities, high.sh, covars=covariances(high))])

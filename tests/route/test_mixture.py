@@ -53,6 +53,12 @@ def make_mixture() -> Mixture:
     return Mixture(experts, router)
 
 
+def test_printed_it_is_a_line():
+    mixture = make_mixture()
+    assert repr(mixture) == "Mixture(a: 20 Gaussians, b: 30 Gaussians, c: 15 Gaussians; volume-pixel router)"
+    assert repr(mixture.experts["a"]) == "Expert(polynomial, 20 Gaussians)"
+
+
 @torch.no_grad()
 def test_one_pass_equals_separate_renders():
     mixture, cam = make_mixture(), camera()
