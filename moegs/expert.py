@@ -61,6 +61,11 @@ class Expert:
         color = albedo + hidden @ self.params["decoder.w2"].T
         return torch.sigmoid(color) if self.decoder == "sigmoid" else color.clamp(0.0, 1.0)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(iter(self.params.values())).device
+
     def to(self, target: torch.device | torch.dtype | str) -> Expert:
         """Move every tensor to a device or dtype."""
         return replace(self, params={k: v.to(target) for k, v in self.params.items()})

@@ -19,6 +19,7 @@ from moegs.data import Scene, add_clip_arguments, scene_of, synthesize
 from moegs.errors import BackendError
 from moegs.expert import Expert, render_expert
 from moegs.io import atomic_write
+from moegs.render import usable_device
 
 PRIORS = ["polynomial", "interpolation", "hexplane", "embedding", "reformulation"]
 console = Console()
@@ -43,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="small", help="small, medium or full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
     add_clip_arguments(parser)
     return parser.parse_args()
 
@@ -50,7 +52,7 @@ def arguments() -> argparse.Namespace:
 def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name)
     config = replace(config, seed=args.seed, steps=args.steps or config.steps)
-    return train.fit_or_load(scene, prior, config, args.out / "experts" / name)
+    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=usable_device(args.device))
 
 
 def compare(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> dict:

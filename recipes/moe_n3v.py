@@ -19,6 +19,7 @@ from rich.console import Console
 from moegs import report, train
 from moegs.data import Scene, add_clip_arguments, scene_of, synthesize
 from moegs.expert import Expert
+from moegs.render import usable_device
 from moegs.route import Mixture, load_mixture, mixture_key, read_manifest, render_mixture, save_mixture
 
 console = Console()
@@ -48,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, and at most so many of the rest, for a quick look")
     parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
     add_clip_arguments(parser)
     return parser.parse_args()
 
@@ -66,7 +68,7 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name.rpartition("-")[0] or name)
     number = numbered(args.experts)[name]
     config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
-    return train.fit_or_load(scene, prior, config, args.out / "experts" / name)
+    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=usable_device(args.device))
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:

@@ -40,7 +40,7 @@ def open_expert(path: Path, device: str = "cpu") -> Expert:
     return load_expert(expert_file(path), device)
 
 
-def open_only_expert(path: Path) -> Expert:
+def open_only_expert(path: Path, device: str = "cpu") -> Expert:
     """Read an expert where a mixture will not do.
 
     Raises:
@@ -50,7 +50,7 @@ def open_only_expert(path: Path) -> Expert:
 
     if is_mixture(path) and not expert_file(path).exists():
         raise FormatError(f"{path}: is a mixture, expected an expert; its own are {path}/experts/*.safetensors.")
-    return open_expert(path)
+    return open_expert(path, device)
 
 
 def open_model(path: Path, device: str = "cpu") -> Expert | Mixture:

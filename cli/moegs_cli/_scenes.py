@@ -51,17 +51,27 @@ def device_of(backend: str) -> str:
     """
     if backend != "gsplat":
         return "cpu"
-    from importlib.util import find_spec
-
-    import torch
-
     from moegs.errors import BackendError
+    from moegs.render import usable_device
 
-    if not torch.cuda.is_available():
-        raise BackendError("--backend gsplat: needs a CUDA GPU, and torch sees none; use native or reference.")
-    if find_spec("gsplat") is None:
-        raise BackendError("--backend gsplat: gsplat is not installed; pip install 'moegs[gpu]'.")
-    return "cuda"
+    try:
+        return usable_device("cuda")
+    except BackendError as error:
+        raise BackendError(f"--backend gsplat: {error} Its rasterisers are native and reference.") from None
+
+
+def device_option(command: F) -> F:
+    """Add ``--device``, for commands that train; it arrives as it is to be used."""
+    text = "Where it trains: cpu, or cuda, which draws with gsplat."
+    return click.option("--device", default="cpu", show_default=True, callback=_usable_device, help=text)(command)
+
+
+def _usable_device(context: click.Context, option: click.Parameter, name: str) -> str:
+    if name == "cpu":
+        return name
+    from moegs.render import usable_device
+
+    return usable_device(name)
 
 
 def open_scene(path: Path, clip: dict[str, Any], decode: bool = True) -> Scene:

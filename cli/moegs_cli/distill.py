@@ -17,7 +17,7 @@ from ._outputs import (
     refuse_without_meaning,
     remove_former,
 )
-from ._scenes import open_scored, scene_options
+from ._scenes import device_option, open_scored, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
+@device_option
 @scene_options
 def distill(
     mixture: Path, data: Path, into: str, out: Path, from_scratch: bool, compare: bool, resume: bool, quiet: bool,
@@ -91,7 +92,8 @@ def distill(
     refuse_to_overwrite(out, resume, force)
     if compare:
         refuse_to_overwrite(out / "retrained", resume, force)
-    teacher, expert = load_mixture(mixture), None if student is None else open_only_expert(student)
+    teacher = load_mixture(mixture, rest["device"])
+    expert = None if student is None else open_only_expert(student, rest["device"])
     scene = open_scored(data, rest)
     warn_if_other_clip(teacher, scene)
     if expert is not None:

@@ -20,7 +20,7 @@ from ._outputs import (
     remove_former,
     remove_halfway,
 )
-from ._scenes import Watched, open_scored, scene_options, training_cameras_named
+from ._scenes import Watched, device_option, open_scored, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the refit in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
+@device_option
 @scene_options
 def prune(
     mixture: Path, data: Path, out: Path, quiet: bool, curve: bool, resume: bool, force: bool, **rest: Any
@@ -84,7 +85,7 @@ def prune(
     refuse_to_overwrite(out, resume, force)
     refuse_to_replace(out, force or resume)
     rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet, "resume": resume}
-    before, scene = load_mixture(mixture), open_scored(data, rest)
+    before, scene = load_mixture(mixture, rest["device"]), open_scored(data, rest)
     warn_if_other_clip(before, scene)
     if rest["criterion"] == "gate" and len(before.experts) == 1:
         raise ConfigError("--criterion gate: the gate of one expert alone never moves; use another criterion.")

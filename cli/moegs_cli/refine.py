@@ -10,7 +10,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import MANIFEST, TRAINING, force_option, refuse_to_overwrite, remove_former
-from ._scenes import open_scored, scene_options, training_cameras_named
+from ._scenes import device_option, open_scored, scene_options, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
+@device_option
 @scene_options
 def refine(
     mixture: Path, data: Path, out: Path, budget: str, resume: bool, quiet: bool, force: bool, **rest: Any
@@ -49,7 +50,7 @@ def refine(
     from moegs.train import refine_budget, refine_mixture
 
     refuse_to_overwrite(out, resume, force)
-    before, scene = load_mixture(mixture), open_scored(data, rest)
+    before, scene = load_mixture(mixture, rest["device"]), open_scored(data, rest)
     warn_if_other_clip(before, scene)
     given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
     cameras = training_cameras_named(scene, rest["views"], "--views")

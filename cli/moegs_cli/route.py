@@ -11,7 +11,7 @@ import click
 from ._models import EXPERT_FILE, open_only_expert, warn_if_other_clip
 from ._outputs import MANIFEST, TRAINING, force_option, refuse_to_overwrite, remove_former
 from ._routers import router_options, with_router
-from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
+from ._scenes import device_option, open_scene, scene_options, stacking_cameras, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -64,6 +64,7 @@ def spread(args: list[str], option: str) -> list[str]:
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @force_option
+@device_option
 @scene_options
 def route(
     data: Path, paths: tuple[Path, ...], out: Path, budget: str, resume: bool, quiet: bool, force: bool, **rest: Any
@@ -77,7 +78,7 @@ def route(
     from moegs.train import route_budget
 
     refuse_to_overwrite(out, resume, force)
-    experts = named_experts(paths)
+    experts = named_experts(paths, rest["device"])
     scene = open_scene(data, rest)
     for expert in experts.values():
         warn_if_other_clip(expert, scene)
@@ -120,11 +121,11 @@ def _cameras(scene: Scene, experts: dict[str, Expert], options: dict[str, Any]) 
     return chosen
 
 
-def named_experts(paths: tuple[Path, ...]) -> dict[str, Expert]:
+def named_experts(paths: tuple[Path, ...], device: str = "cpu") -> dict[str, Expert]:
     """Read experts and name them by their priors; further ones of the same prior get -2, -3…"""
     experts: dict[str, Expert] = {}
     for path in paths:
-        expert = open_only_expert(path)
+        expert = open_only_expert(path, device)
         experts[free_name(expert.prior.name, experts)] = expert
     return experts
 

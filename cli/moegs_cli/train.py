@@ -11,7 +11,7 @@ import click
 
 from ._models import EXPERT_FILE
 from ._outputs import refuse_to_overwrite
-from ._scenes import open_scene, scene_options, stacking_cameras, training_cameras_named
+from ._scenes import device_option, open_scene, scene_options, stacking_cameras, training_cameras_named
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@device_option
 @scene_options
 def train(
     data: Path, prior: str, out: Path, budget: str, settings: tuple[str, ...], resume: bool, quiet: bool, **rest: Any
@@ -65,7 +66,7 @@ def train(
     cameras, left_out = _cameras(scene, rest["views"], rest["leave_out"])
     expert = fit_expert(
         scene, with_settings(chosen, settings), _overridden(config, rest), out=out, resume=resume, cameras=cameras,
-        progress=not quiet,
+        device=rest["device"], progress=not quiet,
     )  # fmt: skip
     save_expert(replace(expert, meta=expert.meta | left_out), out / EXPERT_FILE)
     click.echo(f"{out / EXPERT_FILE}: {prior}, {len(expert):,} Gaussians after {expert.meta['steps']:,} steps")

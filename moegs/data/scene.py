@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,10 @@ class View:
     image: Float[Tensor, "h w 3"]
     camera_index: int
     frame: int
+
+    def to(self, device: torch.device | str) -> View:
+        """The same on a device."""
+        return replace(self, camera=self.camera.to(device), image=self.image.to(device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -239,7 +239,7 @@ class Interpolation(Prior):
             return params
         centers, widths = params[name], params[f"gaussian.{SPLINE}.widths"]
         spread = ((centers[:, :1] - centers[:, 1:]).abs() / 3).clamp_min(2 / self.interval)
-        noise = torch.randn(centers.shape, generator=generator, device=centers.device, dtype=centers.dtype)
+        noise = torch.randn(centers.shape, generator=generator, dtype=centers.dtype).to(centers.device)
         last = self.tau((self.span - 1) / self.n_frames)
         changed = {name: (centers + spread * noise).clamp(self.tau(1 / self.n_frames), last)}
         if self.respawn == "jitter_reset":

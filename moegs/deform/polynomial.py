@@ -164,7 +164,7 @@ class Polynomial(Prior):
             return params | {"gaussian.centers": start + (end - start) * _uniform(centers, generator)}
         if self.respawn == "recentre":
             spread = 0.5 * need(params, "gaussian.log_widths").clamp(-WIDEST, 0.0).exp()
-            noise = torch.randn(centers.shape, generator=generator, device=centers.device, dtype=centers.dtype)
+            noise = torch.randn(centers.shape, generator=generator, dtype=centers.dtype).to(centers.device)
             return recentred(params, (centers + spread * noise).clamp(start, end))
         return params
 
@@ -262,4 +262,4 @@ def _dense(rows: int, columns: int, generator: torch.Generator | None) -> Float[
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)

@@ -199,7 +199,7 @@ class Reformulation(Prior):
     def jittered(self, params: Params, generator: torch.Generator | None = None) -> Params:
         """Every Gaussian shifted along its own path by a part of its duration, so that copies share out the time."""
         times, span = need(params, "gaussian.times"), _span(params, self)
-        noise = torch.randn(times.shape, generator=generator, device=times.device, dtype=times.dtype)
+        noise = torch.randn(times.shape, generator=generator, dtype=times.dtype).to(times.device)
         spread = 0.5 * torch.minimum(_time_deviation(params, self), span)
         moved = _within(times + spread * noise, self.time_start - 0.1 * span, self.time_start + 1.1 * span)
         return params | {

@@ -101,10 +101,10 @@ class Release:
         if step != self.step or len(student) <= self.left:
             return None
         router = VolumePixelRouter([len(student)], generator=torch.Generator().manual_seed(0))
-        alone = Mixture({"student": student}, router)
+        alone = Mixture({"student": student}, router.to(student.device))
         scores = blend_sensitivity(alone, self.views, seed=self.seed)
         mask = torch.zeros(len(student), dtype=torch.bool)
-        mask[scores.sort(descending=True, stable=True).indices[: self.left]] = True
+        mask[scores.cpu().sort(descending=True, stable=True).indices[: self.left]] = True
         return mask
 
     @property

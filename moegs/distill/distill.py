@@ -148,8 +148,9 @@ def distill(
     wider = with_novel_views(scene, mixture, novel, cache, seed=config.fit.seed, progress=progress)
     lesson = Lesson(teacher, config, mixture_key(mixture), len(scene.cameras))
     taught = fit_expert(
-        wider, student.prior, student.fit, start=start, loss=lesson, keep=release, out=out, resume=resume, progress=progress
-    )
+        wider, student.prior, student.fit, start=start, loss=lesson, keep=release, device=mixture.device, out=out,
+        resume=resume, progress=progress,
+    )  # fmt: skip
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
 
@@ -213,4 +214,7 @@ def retrain(
 ) -> Expert:
     """The same student trained for as long on the photographs alone: what distillation has to beat."""
     student = student_of(mixture, into, config.fit, n_frames=scene.n_frames, from_scratch=from_scratch, expert=expert)
-    return fit_expert(scene, student.prior, student.fit, start=student.start, out=out, resume=resume, progress=progress)
+    return fit_expert(
+        scene, student.prior, student.fit, start=student.start, device=mixture.device, out=out, resume=resume,
+        progress=progress,
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Cameras and differentiable rasterisation of Gaussians."""
 
 from moegs.render.api import Render, expected_depth, rasterize, shares, splat
+from moegs.render.backends import usable_device
 from moegs.render.camera import Camera, rays
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
 
@@ -15,4 +16,5 @@ __all__ = [
     "rays",
     "shares",
     "splat",
+    "usable_device",
 ]

@@ -63,6 +63,25 @@ def choose(device: torch.device, dtype: torch.dtype) -> str:
     return "reference"
 
 
+def usable_device(name: str) -> str:
+    """``name`` itself, a device to train and render on: ``"cpu"``, ``"cuda"`` or one of several GPUs, ``"cuda:1"``.
+
+    Raises:
+        BackendError: it is neither, torch sees no such GPU, or there is no gsplat to draw on it.
+    """
+    if name == "cpu":
+        return name
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise BackendError(f"device: expected cpu, cuda or cuda:N, got {name!r}.")
+    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() if torch.cuda.is_available() else "none"
+        raise BackendError(f"device {name}: needs a CUDA GPU, torch sees {found}; use the CPU.")
+    if importlib.util.find_spec("gsplat") is None:
+        raise BackendError(f"device {name}: gsplat is not installed; pip install 'moegs[gpu]', or use the CPU.")
+    return name
+
+
 def native_available() -> bool:
     """Whether the compiled CPU kernels can be used here."""
     from moegs.render import native

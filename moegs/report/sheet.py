@@ -25,7 +25,7 @@ def mixture_sheet(mixture: Mixture, scene: Scene, camera: int, frame: int, *, ba
     return contact_sheet(
         [
             [*((name, shown[name]) for name in names), (truth, to_uint8(view.image))],
-            [(f"error of {name}", to_uint8(error_map(images[name].detach(), view.image))) for name in names],
+            [(f"error of {name}", to_uint8(error_map(images[name].detach().cpu(), view.image))) for name in names],
             [*((f"gate of {name}", shown[f"gates-{name}"]) for name in mixture.experts), ("depth", shown["depth"])],
         ]
     )

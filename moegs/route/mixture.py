@@ -46,6 +46,15 @@ class Mixture:
         if counts != self.router.counts:
             raise ConfigError(f"mixture: the router was made for {self.router.counts} Gaussians, the experts have {counts}.")
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(iter(self.experts.values())).device
+
+    def to(self, device: torch.device | str) -> Mixture:
+        """Experts and a copy of the router on a device."""
+        return Mixture({name: e.to(device) for name, e in self.experts.items()}, self.router.copied(device))
+
     def __repr__(self) -> str:
         experts = ", ".join(f"{name}: {len(e):,} Gaussians" for name, e in self.experts.items())
         return f"Mixture({experts}; {self.router.config.kind} router)"

@@ -132,6 +132,7 @@ def fit_expert(
     start: Params | None = None,
     loss: ImageLoss | None = None,
     keep: Selection | None = None,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Expert:
     """Train one expert.
@@ -150,6 +151,8 @@ def fit_expert(
             to resume.
         keep: asked after every step, with the expert as it stands and the number of steps done; it gives a mask
             ``[n]`` of the Gaussians that stay, or None for all of them. Like the loss, it has a ``description`` or a name.
+        device: where it trains and the expert is in the end; None for that of ``start``, or else the CPU. Views come to
+            the loss there. Points are looked for on the CPU, and what is random is drawn there.
         progress: show a bar.
 
     Raises:
@@ -160,7 +163,7 @@ def fit_expert(
     order = training_order(scene, config.seed, cameras)
     pace = Pace(prior.name, config.steps, 50, config.checkpoint_every)
     with repeatable():
-        run = _begin(scene, prior, config, order, start, loss, keep, folder if resume else None, progress)
+        run = _begin(scene, prior, config, order, start, loss, keep, folder if resume else None, device, progress)
 
         def step(shown: bool) -> dict[str, Any]:
             return _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
@@ -190,7 +193,7 @@ def _describe(
 
 def _begin(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
-    keep: Selection | None, folder: Path | None, progress: bool,
+    keep: Selection | None, folder: Path | None, device: torch.device | str | None, progress: bool,
 ) -> _Run:  # fmt: skip
     description = _describe(scene, prior, config, order, start, loss, keep)
     path = None if folder is None else folder / NAME
@@ -204,9 +207,11 @@ def _begin(
         params = prior.init(cloud, generator)
     else:
         params = start
+    place = device or next(iter((start or params).values())).device
+    params = {name: value.to(place) for name, value in params.items()}
+    nothing = torch.zeros(count(params), device=place)
     run = _Run(
-        ParamsAdam(params, prior.param_groups(params, scene.extent)), torch.zeros(count(params)),
-        torch.zeros(count(params)), generator, description,
+        ParamsAdam(params, prior.param_groups(params, scene.extent)), nothing, nothing.clone(), generator, description,
         loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), keep, start is not None,
         standing,
     )  # fmt: skip
@@ -251,7 +256,7 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
     same_kind("stats/standing", saved.tensors["stats/standing"], torch.zeros((), dtype=torch.int64))
     same_kind("rng", saved.tensors["rng"], run.generator.get_state())
     run.optimizer.load(run.optimizer.params, saved.moments("adam"))
-    run.grad_sum, run.seen = saved.tensors["stats/grad_sum"], saved.tensors["stats/seen"]
+    run.grad_sum, run.seen = (saved.tensors[f"stats/{name}"].to(run.seen.device) for name in ("grad_sum", "seen"))
     run.generator.set_state(saved.tensors["rng"])
     run.standing, run.step = int(saved.tensors["stats/standing"]), saved.step
 
@@ -269,10 +274,10 @@ def _step(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: _Run, shown: bool
 ) -> dict[str, Any]:  # fmt: skip
     """One view; returns figures where they are shown."""
-    view = view_at(scene, order, run.step)
+    view = view_at(scene, order, run.step, run.seen.device)
     params = run.optimizer.params
     growing = run.step < config.densify_until * config.steps
-    probe = torch.zeros(count(params), 2, requires_grad=True) if growing else None
+    probe = torch.zeros(count(params), 2, device=run.seen.device, requires_grad=True) if growing else None
     expert = _Truncated.make(prior, params, config, run.stage(config.steps))
     render = render_expert(expert, view.camera, view.time, camera_index=view.camera_index, probe=probe)
     loss = run.loss(render.color, view) + prior.regularise(params, view.time)
@@ -340,7 +345,7 @@ def _edit(scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, run: 
         if not keep.any():
             raise DivergenceError(_all_gone(run.step, config.densify, scene.extent))
         run.optimizer.replace(*densify.keep(params, keep))
-    run.grad_sum, run.seen = torch.zeros(int(keep.sum())), torch.zeros(int(keep.sum()))
+    run.grad_sum, run.seen = run.seen.new_zeros(int(keep.sum())), run.seen.new_zeros(int(keep.sum()))
 
 
 def _select(prior: Prior, config: FitConfig, run: _Run) -> None:

@@ -35,7 +35,7 @@ class ParamsAdam:
         groups = [{"params": [self._params[k]], "name": k, "lr": 0.0} for k in sorted(self.schedules)]
         self._adam = torch.optim.Adam(groups, betas=self.betas, eps=EPS, fused=True)
         for name, values in state.items():
-            self._adam.state[self._params[name]] = values
+            self._adam.state[self._params[name]] = {k: v.to(self._params[name].device) for k, v in values.items()}
 
     def step(self, progress: float, step: int, scale: float = 1.0) -> None:
         """Apply the gradients that lie on the tensors, then clear them.

@@ -18,7 +18,6 @@ from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
 from moegs.metrics import psnr
 from moegs.route.mixture import Mixture, mixture_key, render_mixture
-from moegs.route.routers import router_from_config
 from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, run_folder, train_loop
 from moegs.train.average import Average
@@ -135,8 +134,7 @@ def refine_mixture(
 
 
 def _begin(scene: Scene, mixture: Mixture, config: RefineConfig, order: ViewOrder, folder: Path | None) -> _Run:
-    router = router_from_config(mixture.router.to_config())
-    router.load_state_dict(mixture.router.state_dict())
+    router = mixture.router.copied()
     experts = {n: ParamsAdam(e.params, e.prior.param_groups(e.params, scene.extent)) for n, e in mixture.experts.items()}
     description = {
         "scene": scene_description(scene), "refine": asdict(config), "cameras": order.cameras,
@@ -167,16 +165,16 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
         params = saved.part(f"params/{i}")
         for name, like in adam.params.items():
             same_kind(name, params[name], like)
-        adam.load(params, saved.moments(f"adam/{i}"))
+        adam.load({name: params[name].to(like.device) for name, like in adam.params.items()}, saved.moments(f"adam/{i}"))
     run.step, learnt = saved.step, run.learnt()
     if run.average.first <= saved.step:
-        run.average.mean = {name: saved.tensors[f"mean/{name}"] for name in learnt}
+        run.average.mean = {name: saved.tensors[f"mean/{name}"].to(like.device) for name, like in learnt.items()}
         for name, mean in run.average.mean.items():
             same_kind(name, mean, learnt[name])
 
 
 def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
-    view = view_at(scene, order, run.step)
+    view = view_at(scene, order, run.step, run.mixture.device)
     mixture = run.current()
     image = render_mixture(mixture, view.camera, view.time).color
     loss = photometric_loss(image, view.image, config.lambda_dssim)

@@ -133,7 +133,7 @@ def _begin(
     centre = torch.stack([scene.cameras[i].centre for i in scene.train]).mean(0)
     router = VolumePixelRouter(
         [len(e) for e in experts.values()], config.router, centre.tolist(), scene.spread, generator
-    )
+    ).to(next(iter(experts.values())).device)
     if start is not None:
         same, other = ({k: tuple(v.shape) for k, v in r.state_dict().items()} for r in (router, start))
         if differs := [k for k in same | other if same.get(k) != other.get(k)]:
@@ -189,7 +189,7 @@ def restore_router(router: VolumePixelRouter, optimizer: torch.optim.RAdam, save
     for key, value in saved.part("radam").items():
         name, _, moment = key.rpartition("/")
         same_kind(key, value, torch.zeros(()) if moment == "step" else named[name])
-        optimizer.state[named[name]][moment] = value
+        optimizer.state[named[name]][moment] = value if moment == "step" else value.to(named[name].device)
     all_moments({name: optimizer.state[p] for name, p in named.items()})
 
 
@@ -204,7 +204,7 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
 
 def _step(scene: Scene, config: RouteConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
     """One view; returns figures where they are shown."""
-    view = view_at(scene, order, run.step)
+    view = view_at(scene, order, run.step, run.mixture.device)
     image = render_mixture(run.mixture, view.camera, view.time, temperature=config.temperature(run.step)).color
     loss = photometric_loss(image, view.image, config.lambda_dssim)
     if not torch.isfinite(loss):

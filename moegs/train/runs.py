@@ -16,7 +16,9 @@ from moegs.io import digest
 from moegs.train.fit import FitConfig, fit_expert
 
 
-def fit_or_load(scene: Scene, prior: Prior, config: FitConfig, folder: str | Path, *, progress: bool = True) -> Expert:
+def fit_or_load(
+    scene: Scene, prior: Prior, config: FitConfig, folder: str | Path, *, device: str = "cpu", progress: bool = True
+) -> Expert:
     """Train an expert in a folder, go on with what was interrupted there, or read what was finished.
 
     The expert is ``expert.safetensors`` in the folder. Its ``meta["train_seconds"]`` is how long training took, or None
@@ -29,8 +31,8 @@ def fit_or_load(scene: Scene, prior: Prior, config: FitConfig, folder: str | Pat
     folder = Path(folder)
     file, untouched = folder / "expert.safetensors", not (folder / "checkpoint.safetensors").exists()
     started = time.perf_counter()
-    trained = fit_expert(scene, prior, config, out=folder, resume=True, progress=progress)
-    if file.exists() and digest((done := load_expert(file)).params) == digest(trained.params):
+    trained = fit_expert(scene, prior, config, out=folder, resume=True, device=device, progress=progress)
+    if file.exists() and digest((done := load_expert(file, device)).params) == digest(trained.params):
         return done  # finished before: fit_expert has only made sure that the settings are the same
     seconds = time.perf_counter() - started if untouched else None
     trained = replace(trained, meta=trained.meta | {"train_seconds": seconds})

@@ -54,9 +54,9 @@ def training_order(scene: Scene, seed: int = 0, cameras: tuple[int, ...] | None 
     return ViewOrder(scene.training_cameras(cameras), tuple(range(scene.n_frames)), seed)
 
 
-def view_at(scene: Scene, order: ViewOrder, step: int) -> View:
-    """The view that a step trains on."""
-    return scene.view(*order.at(step))
+def view_at(scene: Scene, order: ViewOrder, step: int, device: torch.device | str = "cpu") -> View:
+    """The view that a step trains on, where its tensors are to be."""
+    return scene.view(*order.at(step)).to(device)
 
 
 @dataclass(frozen=True)

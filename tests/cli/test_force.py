@@ -212,3 +212,11 @@ def test_gsplat_without_a_gpu_says_what_else_there_is(cli, clip, experts, tmp_pa
     data = [clip] if command == "eval" else ["--data", clip, "--out", tmp_path / "x"]
     said = cli(command, experts["polynomial"], *data, "--backend", "gsplat", exit_code=1).stderr
     assert "needs a CUDA GPU" in said and "native" in said and not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("device", "said"), [("cuda", "sees none; use the CPU"), ("tpu", "expected cpu, cuda or cuda:N")])
+def test_training_where_nothing_can_be_says_where_it_can(cli, clip, tmp_path, device, said):
+    out = tmp_path / "out"
+    told = cli("train", clip, "--prior", "polynomial", "--out", out, "--device", device, exit_code=1).stderr
+    assert told.startswith("moegs: ") and said in told and not out.exists()

@@ -1,0 +1,209 @@
+"""Everything that trains keeps its tensors where it is told to: held against a device that refuses to mix with the CPU.
+
+That is a made-up one, and CUDA where there is a GPU with gsplat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from moegs.deform import get
+from moegs.distill import DistillConfig, distill, retrain
+from moegs.gaussians.densify import DensifyRule
+from moegs.prune import CRITERIA, prune_and_refit
+from moegs.report import mixture_sheet
+from moegs.route import RouterConfig, fuse, render_mixture, render_sparse, save_mixture
+from moegs.train import (
+    FitConfig,
+    RefineConfig,
+    RouteConfig,
+    evaluate,
+    fit_expert,
+    fit_router,
+    mixture_renderer,
+    refine_mixture,
+)
+from moegs.train.views import sample_views
+from moegs.train.volume import fit_volume_router
+from moegs.train.yardsticks import fewest_tiles, yardsticks
+from tests import elsewhere
+from tests.train.scenes import small_scene
+
+CROWDED = DensifyRule(max_gaussians=60, grad_threshold=1e-5)  # more want to grow than there is room for
+QUICK = FitConfig(
+    steps=6, densify_every=2, idle=0.0, densify=CROWDED, checkpoint_every=3, sweep=None, surface=None
+)
+PRIORS = ("polynomial", "interpolation", "hexplane", "embedding", "reformulation")
+
+
+@pytest.fixture(scope="module", params=["elsewhere", "cuda"])
+def device(request):
+    if request.param == "elsewhere":
+        return elsewhere.device()
+    if not torch.cuda.is_available() or find_spec("gsplat") is None:
+        pytest.skip("needs a CUDA GPU and gsplat")
+    return torch.device("cuda")
+
+
+def assert_alike(found, wanted):
+    """The same bits, but for sums on a GPU, which come in any order: there the kind alone."""
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert found[name].device == value.device and found[name].shape == value.shape
+        assert value.device.type == "cuda" or torch.equal(found[name].cpu(), value.cpu())
+
+
+@pytest.fixture(scope="module")
+def experts(device):
+    scene = small_scene()
+    return {n: fit_expert(scene, get(n).for_clip(4), QUICK, device=device, progress=False) for n in PRIORS[:3:2]}
+
+
+@pytest.fixture(scope="module")
+def mixture(experts):
+    return fit_router(small_scene(), experts, RouteConfig(steps=3), progress=False)
+
+
+def test_the_device_refuses_to_mix(device):
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(3, device=device) + torch.ones(3)
+    assert torch.equal((torch.ones(3, device=device) + 1).cpu(), torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_an_expert_trains_there_as_on_the_cpu(device, prior: str):
+    scene = small_scene()
+    there = fit_expert(scene, get(prior).for_clip(4), QUICK, device=device, progress=False)
+    here = fit_expert(scene, get(prior).for_clip(4), QUICK, progress=False)
+    assert all(v.device.type == device.type for v in there.params.values()) and here.device.type == "cpu"
+    assert len(there) == len(here) > len(scene.cloud)
+    for field in ("means", "opacities"):
+        found, wanted = (getattr(e.to("cpu").at(0.5), field) for e in (there, here))
+        assert (found - wanted).abs().median() < 2e-3  # Adam makes much of what rounding leaves of no gradient at all
+
+
+def test_idle_gaussians_give_way_there(device):
+    config = replace(QUICK, idle=0.2, idle_every=0.1)
+    expert = fit_expert(small_scene(), get("polynomial").for_clip(4), config, device=device, progress=False)
+    assert expert.device.type == device.type
+
+
+def test_a_run_that_was_cut_goes_on_there(device, tmp_path, monkeypatch):
+    from moegs.train import fit
+
+    scene, prior = small_scene(), get("polynomial").for_clip(4)
+    whole = fit_expert(scene, prior, QUICK, device=device, progress=False)
+    step, done = fit._step, []
+
+    def interrupted(*args):
+        done.append(1)
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(fit, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_expert(scene, prior, QUICK, device=device, out=tmp_path, progress=False)
+    monkeypatch.setattr(fit, "_step", step)
+    resumed = fit_expert(scene, prior, QUICK, device=device, out=tmp_path, resume=True, progress=False)
+    assert_alike(resumed.params, whole.params)
+
+
+def test_a_mixture_learns_and_resumes_where_its_experts_are(device, mixture, tmp_path, monkeypatch):
+    from moegs.train import refine
+
+    config = RefineConfig(steps=6, checkpoint_every=4, average=0.9)
+    assert mixture.device.type == mixture.router.base.device.type == device.type
+    step, done = refine._step, []
+
+    def interrupted(*args):
+        done.append(1)
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    whole = refine_mixture(small_scene(), mixture, config, progress=False)
+    monkeypatch.setattr(refine, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        refine_mixture(small_scene(), mixture, config, out=tmp_path, progress=False)
+    monkeypatch.setattr(refine, "_step", step)
+    resumed = refine_mixture(small_scene(), mixture, config, out=tmp_path, resume=True, progress=False)
+    for name, expert in whole.experts.items():
+        assert_alike(resumed.experts[name].params, expert.params)
+    assert_alike(dict(resumed.router.named_parameters()), dict(whole.router.named_parameters()))
+
+
+def test_a_router_resumes_there(device, experts, tmp_path, monkeypatch):
+    from moegs.train import route
+
+    config = RouteConfig(steps=4, checkpoint_every=2)
+    whole = fit_router(small_scene(), experts, config, progress=False)
+    step, done = route._step, []
+
+    def interrupted(*args):
+        done.append(1)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(route, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_router(small_scene(), experts, config, out=tmp_path, progress=False)
+    monkeypatch.setattr(route, "_step", step)
+    resumed = fit_router(small_scene(), experts, config, out=tmp_path, resume=True, progress=False)
+    assert_alike(dict(resumed.router.named_parameters()), dict(whole.router.named_parameters()))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RouterConfig(kind="pixel", inputs=("rays", "time", "color"), hidden=(5,)),
+        RouterConfig(inputs=("rays", "color", "alpha"), context=3, background=1.0, shared=False),
+        RouterConfig(kind="volume"),
+    ],
+    ids=lambda c: f"{c.kind}-{c.context}",
+)
+def test_every_router_learns_there(device, experts, config):
+    mixture = fit_router(small_scene(), experts, RouteConfig(config, steps=2), progress=False)
+    assert render_mixture(mixture, small_scene().cameras[0], 0.3).gates.device.type == device.type
+    assert render_sparse(mixture, small_scene().cameras[0], 0.3, 0.2).color.device.type == device.type
+
+
+def test_the_volume_router_learns_there(device, experts):
+    assert fit_volume_router(small_scene(), experts, RouteConfig(steps=2), progress=False).device.type == device.type
+
+
+def test_pruning_there(device, mixture):
+    scene = small_scene()
+    for name, steps in (("blend", 4), ("gate", 0), ("random", 0)):
+        views = sample_views(scene, 2)
+        pruned, report = prune_and_refit(
+            scene, mixture, CRITERIA[name], views, ratio=0.4, steps=steps, rounds=2, progress=False
+        )
+        assert pruned.device.type == device.type and sum(report.after.values()) == sum(map(len, pruned.experts.values()))
+
+
+def test_teaching_there(device, mixture, tmp_path):
+    scene, config = small_scene(), DistillConfig(fit=replace(QUICK, steps=4), adopt=0.5, between=0.5)
+    taught = distill(mixture, scene, "polynomial", config, cache=tmp_path, progress=False)
+    assert taught.device.type == device.type and len(taught) == len(mixture.experts["polynomial"])
+    fresh = distill(mixture, scene, "polynomial", config, cache=tmp_path, from_scratch=True, progress=False)
+    alone = retrain(mixture, scene, "hexplane", config, progress=False)
+    assert fresh.device.type == alone.device.type == device.type
+
+
+def test_what_is_measured_and_shown_is_that_of_the_same_model_on_the_cpu(device, mixture, tmp_path):
+    scene, here = small_scene(), mixture.to("cpu")
+    assert here.device.type == "cpu" and mixture.device.type == device.type
+    for model in (mixture, here):
+        assert fuse(model, [scene.view(1, 0)]).device == model.device
+    there, same = (evaluate(mixture_renderer(m, backend="reference"), scene).mean.psnr for m in (mixture, here))
+    assert there == pytest.approx(same, abs=1e-3)
+    assert yardsticks(mixture, scene).keys() == yardsticks(here, scene).keys()
+    assert fewest_tiles(mixture, scene)["tiles"] <= 1
+    assert mixture_sheet(mixture, scene, 0, 1).shape == mixture_sheet(here, scene, 0, 1).shape
+    save_mixture(mixture, tmp_path)
