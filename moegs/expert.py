@@ -162,8 +162,8 @@ def finish(expert: Expert, render: Render, camera: Camera) -> Render:
     if expert.decoder is not None:
         if render.features is None:
             raise ShapeError(f"expert: its {expert.decoder!r} decoder needs splatted features, this render has none.")
-        render = replace(render, color=expert.decode(render.features, rays(camera).to(render.features)))
+        render = replace(render, color=expert.decode(render.features, rays(camera.like(render.features))))
     if ENVIRONMENT in expert.params:
-        behind = environment(expert.params[ENVIRONMENT], rays(camera).to(render.color))
+        behind = environment(expert.params[ENVIRONMENT], rays(camera.like(render.color)))
         render = replace(render, color=render.color + (1 - render.alpha)[..., None] * behind)
     return render

@@ -46,13 +46,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
     parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
     add_clip_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    usable_device(args.device)
+    return args
 
 
 def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name)
     config = replace(config, seed=args.seed, steps=args.steps or config.steps)
-    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=usable_device(args.device))
+    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=args.device)
 
 
 def compare(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> dict:

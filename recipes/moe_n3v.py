@@ -51,7 +51,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
     parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
     add_clip_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    usable_device(args.device)
+    return args
 
 
 def clip(folder: Path) -> Path:
@@ -68,7 +70,7 @@ def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name.rpartition("-")[0] or name)
     number = numbered(args.experts)[name]
     config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
-    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=usable_device(args.device))
+    return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=args.device)
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:

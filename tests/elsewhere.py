@@ -7,7 +7,7 @@ they belong; whether kernels for CUDA are right only a GPU tells. Stands on an e
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,16 +25,17 @@ _values: dict[int, Tensor] = {}  # by storage: what C++ hands on is another Pyth
 
 def device() -> torch.device:
     """The device; skips the test where torch cannot make one up."""
-    setup = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
-    if setup is None or not hasattr(torch._C, "_acc"):
+    if not _registered:
         pytest.skip("this torch has no devices that are written in Python")
-    _registered()
     return torch.device(NAME)
 
 
-@lru_cache(maxsize=1)
-def _registered() -> tuple[torch.library.Library, torch.library.Library]:
-    backend_registration._setup_privateuseone_for_python_backend(NAME)
+def _register() -> tuple[torch.library.Library, ...]:
+    """Keeps operators registered as long as what it returns is kept; nothing where torch cannot make devices up."""
+    setup = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
+    if setup is None or not hasattr(torch._C, "_acc"):
+        return ()
+    setup(NAME)
     rest, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(_run, "PrivateUse1")
     aten.impl("convolution_overrideable", partial(_run, torch.ops.aten.convolution.default), "PrivateUse1")
@@ -50,17 +51,14 @@ def _convolution_backward(upstream: Tensor, x: Tensor, weight: Tensor, *how: Any
 
 def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     flat, spec = tree_flatten((args, kwargs))
-    given = [x for x in flat if isinstance(x, Tensor)]
     name = op._schema.name
-    if any(x.ndim for x in given if not _is_there(x)) and name not in _COPIES + _INDEXING:
-        found = [(str(x.device), list(x.shape)) for x in given]
-        raise RuntimeError(f"{name}: expected all tensors to be {NAME}, got {found}.")
+    _refuse_to_mix(name, flat)
     values = [_value(x) for x in flat]
     if name == "aten::_copy_from":
         values[1].copy_(values[0])
-        return given[1]
-    args, kwargs = tree_unflatten(values, spec)
-    result = op(*map(_as_declared, args, op._schema.arguments), **kwargs)
+        return args[1]
+    own_args, own_kwargs = tree_unflatten(values, spec)
+    result = op(*map(_as_declared, own_args, op._schema.arguments), **own_kwargs)
     same = {}
     for x, value in zip(flat, values, strict=True):
         if isinstance(x, Tensor) and _is_there(x):
@@ -68,6 +66,17 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
                 x.data = _wrapped(value)
             same[id(value)] = x
     return tree_map(lambda x: (same[id(x)] if id(x) in same else _wrapped(x)) if isinstance(x, Tensor) else x, result)
+
+
+def _refuse_to_mix(name: str, flat: list[Any]) -> None:
+    """As CUDA does: numbers may come from the CPU, and masks and indices into what is there; generators may not."""
+    tensors = [x for x in flat if isinstance(x, Tensor)]
+    strangers = [x for x in tensors if x.ndim and not _is_there(x)]
+    if name in _INDEXING and _is_there(tensors[0]):
+        strangers = [x for x in strangers if x.dtype not in (torch.bool, torch.int64)]
+    if name not in _COPIES and (strangers or any(isinstance(x, torch.Generator) for x in flat)):
+        found = [(str(x.device), list(x.shape)) for x in tensors]
+        raise RuntimeError(f"{name}: expected everything on the device {NAME!r}, got {found} or a generator of the CPU.")
 
 
 def _as_declared(value: Any, argument: Any) -> Any:
@@ -98,3 +107,6 @@ def _wrapped(value: Tensor) -> Tensor:
     shell = torch.ops.aten.as_strided.default.redispatch(_META, empty, *_layout(value))  # its views are worked out from these
     _values[shell.untyped_storage()._cdata] = value
     return shell
+
+
+_registered = _register()  # when tests are collected: autograd counts the devices once, at the first backward pass

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     help="Also draw curve.png: all criteria over ratios, in one step from each to the next, each then refitted."
 )
 @click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
-@click.option("--resume", is_flag=True, help="Continue the refit in OUT from its checkpoint, bit for bit.")
+@click.option("--resume", is_flag=True, help="Continue the refit in OUT from its checkpoint, on the CPU bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @device_option

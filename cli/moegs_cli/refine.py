@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate every n-th frame.")
-@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, on the CPU bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @device_option

@@ -61,7 +61,7 @@ def spread(args: list[str], option: str) -> list[str]:
     help="Stacking: learn from so many training cameras, or these, kept from the experts (train --leave-out).",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
-@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, on the CPU bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @force_option
 @device_option

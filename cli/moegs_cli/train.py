@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     help="Keep so many training cameras, or these, for a router (route --router-views).",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
-@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, bit for bit.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, on the CPU bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @device_option
 @scene_options

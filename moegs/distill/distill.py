@@ -20,6 +20,7 @@ from moegs.distill.teacher import Teacher, cache_teacher
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.params import Params, count
+from moegs.io import digest
 from moegs.route.mixture import Mixture, mixture_key
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
@@ -148,8 +149,8 @@ def distill(
     wider = with_novel_views(scene, mixture, novel, cache, seed=config.fit.seed, progress=progress)
     lesson = Lesson(teacher, config, mixture_key(mixture), len(scene.cameras))
     taught = fit_expert(
-        wider, student.prior, student.fit, start=start, loss=lesson, keep=release, device=mixture.device, out=out,
-        resume=resume, progress=progress,
+        wider, student.prior, student.fit, start=start, start_as=_widened_from(student, release), loss=lesson,
+        keep=release, device=mixture.device, out=out, resume=resume, progress=progress,
     )  # fmt: skip
     return replace(taught, meta=taught.meta | {"distilled from": list(mixture.experts), "weight": config.weight})
 
@@ -165,6 +166,11 @@ def _widened(
     views, generator = sample_views(scene, RANKED, seed=seed), torch.Generator().manual_seed(seed)
     start = adopt(mixture, student.expert, alone, views, scene.n_frames, config.adopt, generator=generator)
     return start, Release(max(round(TRIED * config.fit.steps), 1), left, views, seed)
+
+
+def _widened_from(student: Student, release: Release | None) -> Any:
+    """What a widened student is known by: on a GPU it is never the same twice to the last bit. The lesson tells the rest."""
+    return None if release is None or student.start is None else [student.expert, digest(student.start)]
 
 
 @dataclass(frozen=True)

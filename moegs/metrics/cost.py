@@ -82,7 +82,8 @@ def _milliseconds(render: Callable[[int], object], i: int) -> float:
 
 def _wait_for_gpu() -> None:
     if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        for number in range(torch.cuda.device_count()):  # the model need not be on the first
+            torch.cuda.synchronize(number)
 
 
 def peak_memory() -> int | None:

@@ -48,7 +48,8 @@ def prune_and_refit(
         seed: orders the views.
         out: folder for checkpoint and metrics, with those of what is learnt halfway in ``halfway/``. Checkpoints that are
             there go, unless this run goes on from them.
-        resume: go on from the checkpoints in ``out``. Gaussians are ranked again, which takes the same course.
+        resume: go on from the checkpoints in ``out``. Gaussians are ranked again, which takes the same course on the CPU.
+            On a GPU two that are worth the same may change places, and the checkpoints are then refused.
         cameras: learn from these cameras only.
         progress: show bars.
 

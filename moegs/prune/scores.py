@@ -94,7 +94,7 @@ def _blend_changes(
     return total / probes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Gained(Expert):
     """An expert whose opacities carry a factor to differentiate by."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 
 import torch
@@ -71,12 +72,13 @@ def usable_device(name: str) -> str:
     """
     if name == "cpu":
         return name
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (number and not number.isdecimal()):
+    asked = re.fullmatch(r"cuda(?::(0|[1-9][0-9]*))?", name, re.ASCII)
+    if asked is None:
         raise BackendError(f"device: expected cpu, cuda or cuda:N, got {name!r}.")
-    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() if torch.cuda.is_available() else "none"
-        raise BackendError(f"device {name}: needs a CUDA GPU, torch sees {found}; use the CPU.")
+    if not torch.cuda.is_available():
+        raise BackendError(f"device {name}: needs a CUDA GPU, torch sees none; use the CPU.")
+    if int(asked[1] or 0) >= (count := torch.cuda.device_count()):
+        raise BackendError(f"device {name}: the last of the GPUs that torch sees is cuda:{count - 1}.")
     if importlib.util.find_spec("gsplat") is None:
         raise BackendError(f"device {name}: gsplat is not installed; pip install 'moegs[gpu]', or use the CPU.")
     return name

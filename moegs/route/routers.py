@@ -160,8 +160,9 @@ class VolumePixelRouter(nn.Module):
     def _inputs(self, name: str, images: Tensor, alphas: Tensor, camera: Camera, t: float) -> list[Float[Tensor, "_ _ _ _"]]:
         """Channels of one kind: maps of each expert or of one for all, or one pixel for the whole image."""
         if name == "rays":
-            origin = (camera.centre.to(images) - self.centre) / self.extent
-            return [origin.expand(1, 1, 1, 3), view_directions(camera).to(images)[None]]
+            camera = camera.like(images)
+            origin = (camera.centre - self.centre) / self.extent
+            return [origin.expand(1, 1, 1, 3), view_directions(camera)[None]]
         if name == "time":
             return [images.new_full((1, 1, 1, 1), t)]
         if name == "alpha":

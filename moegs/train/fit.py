@@ -130,6 +130,7 @@ def fit_expert(
     resume: bool = False,
     cameras: tuple[int, ...] | None = None,
     start: Params | None = None,
+    start_as: Any = None,
     loss: ImageLoss | None = None,
     keep: Selection | None = None,
     device: torch.device | str | None = None,
@@ -142,10 +143,12 @@ def fit_expert(
         prior: the motion prior and its hyper-parameters.
         config: length, densification, losses.
         out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
-        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        resume: continue from the folder's checkpoint, on the CPU bit for bit with as many threads on the same machine.
         cameras: training cameras to use instead of all of them.
         start: raw parameters to continue from instead of the scene's points; harmonics and coarse-to-fine stages of the
             prior are then complete from the first step.
+        start_as: what ``start`` is known by, JSON-ready, which must be the same to resume; its bytes if None. For a start
+            that is worked out anew and may differ in its last bits.
         loss: from render ``[h, w, 3]`` and view to a scalar, instead of :func:`photometric_loss` to the photograph. Its
             attribute ``description``, or else its name, goes into the expert's ``meta["loss"]``, and must be the same
             to resume.
@@ -163,7 +166,8 @@ def fit_expert(
     order = training_order(scene, config.seed, cameras)
     pace = Pace(prior.name, config.steps, 50, config.checkpoint_every)
     with repeatable():
-        run = _begin(scene, prior, config, order, start, loss, keep, folder if resume else None, device, progress)
+        asked = _describe(scene, prior, config, order, start, start_as, loss, keep)
+        run = _begin(scene, prior, config, order, start, loss, keep, asked, folder if resume else None, device, progress)
 
         def step(shown: bool) -> dict[str, Any]:
             return _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
@@ -180,10 +184,10 @@ def described(function: Callable[..., Any]) -> Any:
 
 
 def _describe(
-    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
-    keep: Selection | None,
+    scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, start_as: Any,
+    loss: ImageLoss | None, keep: Selection | None,
 ) -> dict[str, Any]:  # fmt: skip
-    continued = {} if start is None else {"start": digest(start)}
+    continued = {} if start is None else {"start": digest(start) if start_as is None else start_as}
     own = {name: described(given) for name, given in (("loss", loss), ("keep", keep)) if given is not None}
     return continued | own | {
         "scene": scene_description(scene), "prior": prior.name, "hyper-parameters": to_config(prior),
@@ -193,11 +197,10 @@ def _describe(
 
 def _begin(
     scene: Scene, prior: Prior, config: FitConfig, order: ViewOrder, start: Params | None, loss: ImageLoss | None,
-    keep: Selection | None, folder: Path | None, device: torch.device | str | None, progress: bool,
+    keep: Selection | None, asked: dict[str, Any], folder: Path | None, device: torch.device | str | None, progress: bool,
 ) -> _Run:  # fmt: skip
-    description = _describe(scene, prior, config, order, start, loss, keep)
     path = None if folder is None else folder / NAME
-    saved = load_checkpoint(path, description) if path is not None and path.exists() else None
+    saved = load_checkpoint(path, asked) if path is not None and path.exists() else None
     generator, standing = torch.Generator().manual_seed(config.seed), 0 if start is None else count(start)
     if saved is not None and folder is not None:
         with restoring(folder):
@@ -211,7 +214,7 @@ def _begin(
     params = {name: value.to(place) for name, value in params.items()}
     nothing = torch.zeros(count(params), device=place)
     run = _Run(
-        ParamsAdam(params, prior.param_groups(params, scene.extent)), nothing, nothing.clone(), generator, description,
+        ParamsAdam(params, prior.param_groups(params, scene.extent)), nothing, nothing.clone(), generator, asked,
         loss or (lambda image, view: photometric_loss(image, view.image, config.lambda_dssim)), keep, start is not None,
         standing,
     )  # fmt: skip
@@ -294,7 +297,7 @@ def _step(
     return {"loss": loss.item(), "psnr": quality, "gaussians": len(expert)} if shown else {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Truncated(Expert):
     """An expert that shows only the harmonics up to the degree that training has reached."""
 

@@ -112,7 +112,7 @@ def refine_mixture(
         mixture: experts and router that were trained one after the other.
         config: rates and length.
         out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
-        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        resume: continue from the folder's checkpoint, on the CPU bit for bit with as many threads on the same machine.
         cameras: train on these cameras only.
         progress: show a bar.
 

@@ -101,7 +101,7 @@ def fit_router(
         experts: frozen experts by name; their order is the order of the gates.
         config: router shape, rates and length.
         out: folder for ``checkpoint.safetensors`` and ``metrics.jsonl``; nothing is written without it.
-        resume: continue from the folder's checkpoint, bit for bit on the same machine and thread count.
+        resume: continue from the folder's checkpoint, on the CPU bit for bit with as many threads on the same machine.
         cameras: train on these cameras only (stacking: cameras that the experts never saw).
         start: a router to continue from, for a short refit after pruning.
         progress: show a bar.

@@ -95,6 +95,25 @@ def test_threads_change_no_bit(monkeypatch):
         assert torch.equal(one, other)
 
 
+def test_each_gradient_alone_and_upstream_ones_that_lie_otherwise():
+    images, logits, to_color, to_gates = drawn(3, 6, 21)
+    turned = to_color.permute(2, 1, 0).contiguous().permute(2, 1, 0), to_gates[:1].expand(3, -1, -1)
+    assert_alike(images, logits, *turned)
+    both = outputs_and_gradients(gated_blend, images, logits, to_color, None, 1.0)
+    for i, leaf in enumerate((images, logits)):
+        asking = leaf.clone().requires_grad_()
+        color, gates = gated_blend(*((asking, logits) if i == 0 else (images, asking)), 1.0)
+        assert gates.requires_grad == (i == 1)
+        assert torch.equal(torch.autograd.grad((color * to_color).sum(), asking)[0], both[2 + i])
+
+
+def test_colours_may_be_changed_in_place():
+    images, logits, *_ = drawn(2, 3, 4)
+    color, gates = gated_blend(images.requires_grad_(), logits.requires_grad_(), 1.0)
+    (color.clamp_(0, 1).sum() + gates[0].sum()).backward()
+    assert images.grad is not None
+
+
 def test_images_that_lie_otherwise_in_memory():
     images, logits, *_ = drawn(2, 6, 8)
     turned = images.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)

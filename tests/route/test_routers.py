@@ -178,7 +178,7 @@ def test_gates_and_blend_together_are_those_one_after_the_other(dtype):
         gated_blend(images, logits, 0.0)
 
 
-def test_gradcheck_of_gated_blend():
+def test_gradcheck_of_gated_blend_in_torch():
     leaves = [torch.rand(2, 3, 2, 3, dtype=torch.float64), torch.randn(2, 3, 2, dtype=torch.float64)]
     assert torch.autograd.gradcheck(gated_blend, [x.requires_grad_() for x in leaves])
 

@@ -71,6 +71,8 @@ def mixture(experts):
 def test_the_device_refuses_to_mix(device):
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(3, device=device) + torch.ones(3)
+    with pytest.raises(RuntimeError, match="device"):
+        torch.rand(3, device=device, generator=torch.Generator())
     assert torch.equal((torch.ones(3, device=device) + 1).cpu(), torch.full((3,), 2.0))
 
 
@@ -189,8 +191,10 @@ def test_pruning_there(device, mixture):
 
 def test_teaching_there(device, mixture, tmp_path):
     scene, config = small_scene(), DistillConfig(fit=replace(QUICK, steps=4), adopt=0.5, between=0.5)
-    taught = distill(mixture, scene, "polynomial", config, cache=tmp_path, progress=False)
+    taught = distill(mixture, scene, "polynomial", config, cache=tmp_path, out=tmp_path, progress=False)
     assert taught.device.type == device.type and len(taught) == len(mixture.experts["polynomial"])
+    again = distill(mixture.to("cpu"), scene, "polynomial", config, cache=tmp_path, out=tmp_path, resume=True, progress=False)
+    assert again.device.type == "cpu" and all(torch.equal(v, again.params[k]) for k, v in taught.to("cpu").params.items())
     fresh = distill(mixture, scene, "polynomial", config, cache=tmp_path, from_scratch=True, progress=False)
     alone = retrain(mixture, scene, "hexplane", config, progress=False)
     assert fresh.device.type == alone.device.type == device.type

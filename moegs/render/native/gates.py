@@ -34,13 +34,15 @@ class _GatedBlend(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         k, h, w, _ = images.shape
         images, logits = images.detach().contiguous().view(k, h * w, 3), logits.detach().contiguous().view(k, h * w)
-        gates, color = torch.empty_like(logits), images.new_empty(h * w, 3)
-        native.library().gates_forward(logits, images, temperature, gates, color, native.threads())
-        shaped = gates.view(k, h, w)
-        ctx.save_for_backward(images, shaped)
+        gates, color = logits.new_empty(k, h, w), images.new_empty(h, w, 3)
+        flat = gates.view(k, h * w), color.view(h * w, 3)
+        native.library().gates_forward(logits, images, temperature, *flat, native.threads())
+        ctx.save_for_backward(images, gates)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
-        return color.view(h, w, 3), shaped
+        if not ctx.needs_input_grad[1]:
+            ctx.mark_non_differentiable(gates)
+        return color, gates
 
     @staticmethod
     @torch.autograd.function.once_differentiable
