@@ -44,11 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="small", help="small, medium or full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, for a quick look")
-    parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, where it trains by default, or cuda")
     add_clip_arguments(parser)
-    args = parser.parse_args()
-    usable_device(args.device)
-    return args
+    return parser.parse_args()
 
 
 def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:

@@ -33,8 +33,8 @@ def main() -> None:
     mixture = refined(args, scene, routed)
     results = measure(args, scene, routed, mixture)
     report.write_results(args.out / "results.json", results)
-    picture = report.mixture_sheet(mixture, scene, scene.test[0], scene.n_frames // 2)
-    report.write_png(args.out / "contact_sheet.png", picture)
+    sheet = report.mixture_sheet(mixture, scene, scene.test[0], scene.n_frames // 2)
+    report.write_png(args.out / "contact_sheet.png", sheet)
     rows = results["experts"] | results["yardsticks"] | {n: results[n] for n in ("router alone", "mixture")}
     report.print_table(report.held_out(scene), rows, console)
     console.print(f"rasteriser: {results['backend']}; {args.out}/results.json, {args.out}/contact_sheet.png")
@@ -49,11 +49,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each expert, and at most so many of the rest, for a quick look")
     parser.add_argument("--refine", type=int, help="steps of experts and router together; 0 for the paper's two stages")
-    parser.add_argument("--device", default="cpu", help="where to train: cpu by default, or cuda, which draws with gsplat")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, where it trains by default, or cuda")
     add_clip_arguments(parser)
-    args = parser.parse_args()
-    usable_device(args.device)
-    return args
+    return parser.parse_args()
 
 
 def clip(folder: Path) -> Path:
@@ -68,21 +66,19 @@ def numbered(names: list[str]) -> dict[str, int]:
 
 def expert(args: argparse.Namespace, scene: Scene, name: str) -> Expert:
     prior, config = train.budget(args.budget, scene, name.rpartition("-")[0] or name)
-    number = numbered(args.experts)[name]
-    config = replace(config, seed=args.seed + number, steps=args.steps or config.steps)
+    config = replace(config, seed=args.seed + numbered(args.experts)[name], steps=args.steps or config.steps)
     return train.fit_or_load(scene, prior, config, args.out / "experts" / name, device=args.device)
 
 
 def mix(args: argparse.Namespace, scene: Scene, experts: dict[str, Expert]) -> Mixture:
     config = replace(train.route_budget(args.budget, scene), seed=args.seed)
-    config = replace(config, steps=min(config.steps, args.steps or config.steps))
-    return fitted(args.out / "mixture", scene, partial(train.fit_router, scene, experts, config))
+    steps = min(config.steps, args.steps or config.steps)
+    return fitted(args.out / "mixture", scene, partial(train.fit_router, scene, experts, replace(config, steps=steps)))
 
 
 def refined(args: argparse.Namespace, scene: Scene, routed: Mixture) -> Mixture:
     config = replace(train.refine_budget(args.budget, scene), seed=args.seed)
-    steps = min(config.steps, args.steps or config.steps) if args.refine is None else args.refine
-    if steps == 0:
+    if (steps := min(config.steps, args.steps or config.steps) if args.refine is None else args.refine) == 0:
         return routed
     return fitted(args.out / "refined", scene, partial(train.refine_mixture, scene, routed, replace(config, steps=steps)))
 
