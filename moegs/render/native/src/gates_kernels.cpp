@@ -111,14 +111,16 @@ void backward_vector(const GatesTask& t, size_t at, int n) {
   }
 }
 
+inline int lanes_left(size_t at, size_t last) { return last - at < size_t(kLanes) ? int(last - at) : kLanes; }
+
 }  // namespace
 
 void gates_forward(const GatesTask& t, size_t first, size_t last) {
-  for (size_t at = first; at < last; at += kLanes) forward_vector(t, at, last - at < size_t(kLanes) ? int(last - at) : kLanes);
+  for (size_t at = first; at < last; at += kLanes) forward_vector(t, at, lanes_left(at, last));
 }
 
 void gates_backward(const GatesTask& t, size_t first, size_t last) {
-  for (size_t at = first; at < last; at += kLanes) backward_vector(t, at, last - at < size_t(kLanes) ? int(last - at) : kLanes);
+  for (size_t at = first; at < last; at += kLanes) backward_vector(t, at, lanes_left(at, last));
 }
 
 }  // namespace moegs::MOEGS_ISA
