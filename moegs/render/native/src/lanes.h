@@ -54,6 +54,16 @@ inline void three_times(Lanes a, Lanes* out) {
   out[1].v = _mm512_permutexvar_ps(second, a.v);
   out[2].v = _mm512_permutexvar_ps(third, a.v);
 }
+// kLanes pixels of three interleaved channels, channel by channel.
+inline void by_channel(const float* pixels, Lanes* out) {
+  const __m512 a = _mm512_loadu_ps(pixels), b = _mm512_loadu_ps(pixels + 16), c = _mm512_loadu_ps(pixels + 32);
+  out[0].v = _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0), b);
+  out[0].v = _mm512_permutex2var_ps(out[0].v, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29), c);
+  out[1].v = _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0), b);
+  out[1].v = _mm512_permutex2var_ps(out[1].v, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30), c);
+  out[2].v = _mm512_permutex2var_ps(a, _mm512_setr_epi32(2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0), b);
+  out[2].v = _mm512_permutex2var_ps(out[2].v, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31), c);
+}
 // 1, -1 or 0 with the sign of a; NaN stays NaN.
 inline Lanes sign(Lanes a) {
   const __m512 one = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
@@ -95,6 +105,18 @@ inline void three_times(Lanes a, Lanes* out) {
   out[0].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2));
   out[1].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(2, 3, 3, 3, 4, 4, 4, 5));
   out[2].v = _mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(5, 5, 6, 6, 6, 7, 7, 7));
+}
+inline void by_channel(const float* pixels, Lanes* out) {
+  const __m256 a = _mm256_loadu_ps(pixels), b = _mm256_loadu_ps(pixels + 8), c = _mm256_loadu_ps(pixels + 16);
+  const __m256i from0 = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
+  out[0].v = _mm256_blend_ps(_mm256_blend_ps(_mm256_permutevar8x32_ps(a, from0), _mm256_permutevar8x32_ps(b, from0), 56),
+                             _mm256_permutevar8x32_ps(c, from0), 192);
+  const __m256i from1 = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
+  out[1].v = _mm256_blend_ps(_mm256_blend_ps(_mm256_permutevar8x32_ps(a, from1), _mm256_permutevar8x32_ps(b, from1), 24),
+                             _mm256_permutevar8x32_ps(c, from1), 224);
+  const __m256i from2 = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
+  out[2].v = _mm256_blend_ps(_mm256_blend_ps(_mm256_permutevar8x32_ps(a, from2), _mm256_permutevar8x32_ps(b, from2), 28),
+                             _mm256_permutevar8x32_ps(c, from2), 224);
 }
 inline Lanes sign(Lanes a) {
   const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
@@ -162,6 +184,9 @@ inline void three_times(Lanes a, Lanes* out) {
   out[0].v = Float4{a.v[0], a.v[0], a.v[0], a.v[1]};
   out[1].v = Float4{a.v[1], a.v[1], a.v[2], a.v[2]};
   out[2].v = Float4{a.v[2], a.v[3], a.v[3], a.v[3]};
+}
+inline void by_channel(const float* pixels, Lanes* out) {
+  for (int c = 0; c < 3; ++c) out[c].v = Float4{pixels[c], pixels[3 + c], pixels[6 + c], pixels[9 + c]};
 }
 inline Lanes sign(Lanes a) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > 0.0f ? 1.0f : a.v[i] < 0.0f ? -1.0f : a.v[i];

@@ -55,23 +55,33 @@ size_t networks(const NetworkTask& t) { return t.shared ? 1 : t.experts; }
 
 Scratch divided(const NetworkTask& t, float* memory) {
   const size_t widest = widest_layer(t);
+  memory += kBlock;  // the residual channel's row
   float* delta = memory + activation_rows(t) * kBlock;
   return {memory, delta, delta + widest * kBlock, delta + 2 * widest * kBlock};
 }
 
-// Channels of n pixels, `stride` floats apart, as rows; zeros behind the last pixel.
-inline void load_channels(const float* pixels, size_t stride, size_t channels, size_t n, float* rows) {
+// All channels of n pixels as rows; zeros behind the last pixel.
+inline void load_channels(const float* pixels, size_t channels, size_t n, float* rows) {
+  if (channels == 3 && n == size_t(kBlock)) {  // base, view and time weights, and rays: most of what there is to read
+    for (int i = 0; i < kBlock; i += kLanes) {
+      Lanes channel[3];
+      by_channel(pixels + 3 * i, channel);
+      for (int c = 0; c < 3; ++c) store(rows + c * kBlock + i, channel[c]);
+    }
+    return;
+  }
   for (size_t c = 0; c < channels; ++c) {
-    for (size_t i = 0; i < n; ++i) rows[c * kBlock + i] = pixels[i * stride + c];
+    for (size_t i = 0; i < n; ++i) rows[c * kBlock + i] = pixels[i * channels + c];
     for (size_t i = n; i < size_t(kBlock); ++i) rows[c * kBlock + i] = 0.0f;
   }
 }
 
+// Rows of all inputs. The residual channel's comes before them, at rows - kBlock.
 void load_inputs(const NetworkTask& t, size_t expert, size_t at, size_t n, float* rows) {
-  const size_t own = t.own_channels - t.residual;
-  load_channels(t.own + (expert * t.pixels + at) * t.own_channels + t.residual, t.own_channels, own, n, rows);
+  load_channels(t.own + (expert * t.pixels + at) * t.own_channels, t.own_channels, n, rows - t.residual * kBlock);
   if (t.common_channels > 0 && expert == 0)  // the same rows serve all experts
-    load_channels(t.common + at * t.common_channels, t.common_channels, t.common_channels, n, rows + own * kBlock);
+    load_channels(t.common + at * t.common_channels, t.common_channels, n,
+                  rows + (t.own_channels - t.residual) * kBlock);
 }
 
 // All layers; returns the row of outputs. Activations that are kept are those after the relu.
@@ -152,7 +162,7 @@ void backward_block(const NetworkTask& t, size_t expert, size_t at, size_t n, Sc
   load_inputs(t, expert, at, n, s.activations);
   run_layers(t, network, s.activations);
   const float* upstream = t.upstream + expert * t.pixels + at;
-  load_channels(upstream, 1, 1, n, s.delta);
+  load_channels(upstream, 1, n, s.delta);
   const size_t own = t.own_gradient ? t.own_channels - t.residual : 0;
   const float *in = s.activations, *weight = network;
   float* sums = s.sums + number * t.network_floats * kLanes;
@@ -176,18 +186,19 @@ void backward_block(const NetworkTask& t, size_t expert, size_t at, size_t n, Sc
 }  // namespace
 
 size_t network_scratch(const NetworkTask& t) {
-  return (activation_rows(t) + 2 * widest_layer(t)) * kBlock + networks(t) * t.network_floats * kLanes;
+  return (1 + activation_rows(t) + 2 * widest_layer(t)) * kBlock + networks(t) * t.network_floats * kLanes;
 }
 
 void network_forward(const NetworkTask& t, size_t first, size_t last, float* scratch) {
+  float* const rows = divided(t, scratch).activations;
   for (size_t at = first; at < last; at += kBlock) {
     const size_t n = last - at < size_t(kBlock) ? last - at : kBlock;
     for (size_t e = 0; e < t.experts; ++e) {
-      load_inputs(t, e, at, n, scratch);
-      const float* out = run_layers(t, t.weights + (t.shared ? 0 : e * t.network_floats), scratch);
-      const float* own = t.own + (e * t.pixels + at) * t.own_channels;
+      load_inputs(t, e, at, n, rows);
+      const float* out = run_layers(t, t.weights + (t.shared ? 0 : e * t.network_floats), rows);
+      const float* base = rows - kBlock;
       float* logits = t.logits + e * t.pixels + at;
-      for (size_t i = 0; i < n; ++i) logits[i] = t.residual ? out[i] + own[i * t.own_channels] : out[i];
+      for (size_t i = 0; i < n; ++i) logits[i] = t.residual ? out[i] + base[i] : out[i];
     }
   }
 }
