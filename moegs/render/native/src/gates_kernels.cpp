@@ -46,10 +46,11 @@ inline void store_pixels(float* pixels, int n, const Lanes* in) {
 
 // The sum of each pixel's three channels.
 inline Lanes channel_sums(const Lanes* pixels) {
-  float channels[3 * kLanes], sums[kLanes];
-  for (int v = 0; v < 3; ++v) store(channels + v * kLanes, pixels[v]);
-  for (int i = 0; i < kLanes; ++i) sums[i] = channels[3 * i] + channels[3 * i + 1] + channels[3 * i + 2];
-  return load(sums);
+  float memory[3 * kLanes];
+  for (int v = 0; v < 3; ++v) store(memory + v * kLanes, pixels[v]);
+  Lanes channel[3];
+  by_channel(memory, channel);
+  return channel[0] + channel[1] + channel[2];
 }
 
 // n <= kLanes pixels from `at`; a row of an expert's values is t.pixels long.
