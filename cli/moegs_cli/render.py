@@ -135,9 +135,10 @@ def _write(
     """Render the shots once and feed every kind of picture to its own folder or video; returns their names."""
     from moegs.progress import progress_bar
     from moegs.report import layers
+    from moegs.train import freed_memory_kept
 
     opened: dict[str, Any] = {}
-    with progress_bar(sinks.base.name, len(shots), not sinks.quiet) as advance, ExitStack() as stack:
+    with freed_memory_kept(), progress_bar(sinks.base.name, len(shots), not sinks.quiet) as advance, ExitStack() as stack:
         for camera, t in shots:
             for name, picture in layers(model, camera, t, kinds, bounds=scene.bounds, **how).items():
                 if name not in opened:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moegs.errors import ShapeError
+from moegs.render.native import rays as native
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,10 @@ def view_directions(camera: Camera) -> Float[Tensor, "h w 3"]:
     options: dict[str, Any] = {"dtype": k.dtype, "device": k.device}
     x = (torch.arange(camera.width, **options) + 0.5 - k[0, 2]) / k[0, 0]
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
-    right, down, forward = camera.viewmat[:3, :3].to(k)
+    axes = camera.viewmat[:3, :3].to(k)
+    if native.usable(k, axes):
+        return native.ray_directions(x, y, axes)
+    right, down, forward = axes
     # sums of outer products: a matrix as narrow as this is multiplied slowly
     directions = x[:, None] * right + (y[:, None] * down + forward)[:, None]
     return directions.mul_((x.square() + (y.square() + 1)[:, None]).rsqrt_()[..., None])  # a rotation keeps lengths

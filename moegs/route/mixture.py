@@ -26,6 +26,7 @@ from moegs.gaussians.container import Gaussians, concatenate
 from moegs.io import atomic_write, digest, sha256, sync_folder, write_json
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
+from moegs.render.environment import ENVIRONMENT
 from moegs.render.seen import with_colors
 from moegs.route.routers import VolumePixelRouter, group_tags, router_from_config
 
@@ -135,11 +136,13 @@ def _padded(gaussians: Gaussians, channels: int) -> Tensor | None:
 
 def _decoded(experts: Sequence[Expert], render: Render, camera: Camera, n_extra: int) -> Render:
     """Give each expert its own splatted features to decode, and keep the caller's."""
+    extra = None if n_extra == 0 or render.features is None else render.features[..., :n_extra]
+    if all(e.decoder is None and ENVIRONMENT not in e.params for e in experts):
+        return replace(render, features=extra)  # putting the pictures together anew would take longer than the blend
     own = None if render.features is None else render.features[..., n_extra:]
     each = zip(render.color, render.alpha, [None] * len(experts) if own is None else own, strict=True)
     alone = [replace(render, color=color, alpha=alpha, features=features) for color, alpha, features in each]
     colors = [finish(e, r, camera).color for e, r in zip(experts, alone, strict=True)]
-    extra = None if n_extra == 0 or render.features is None else render.features[..., :n_extra]
     return replace(render, color=torch.stack(colors), features=extra)
 
 

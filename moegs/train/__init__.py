@@ -4,6 +4,7 @@ from moegs.train.budgets import BUDGETS, budget, refine_budget, route_budget
 from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer, sparse_renderer
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
+from moegs.train.memory import freed_memory_kept
 from moegs.train.refine import RefineConfig, refine_mixture
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
@@ -23,6 +24,7 @@ __all__ = [
     "fit_expert",
     "fit_or_load",
     "fit_router",
+    "freed_memory_kept",
     "mixture_renderer",
     "photometric_loss",
     "refine_budget",

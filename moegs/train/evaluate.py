@@ -18,6 +18,7 @@ from moegs.progress import progress_bar
 from moegs.render.camera import Camera
 from moegs.route.mixture import Mixture, render_mixture
 from moegs.route.sparse import render_sparse
+from moegs.train.memory import freed_memory_kept
 
 Renderer = Callable[[Camera, float], Float[Tensor, "h w 3"]]
 
@@ -31,7 +32,7 @@ def milliseconds(scene: Scene, renderers: Mapping[str, Renderer], camera: int, t
     def at(renderer: Renderer) -> Callable[[int], Tensor]:
         return lambda i: renderer(scene.cameras[camera], scene.time(i * scene.n_frames // timed))
 
-    with torch.no_grad():
+    with torch.no_grad(), freed_memory_kept():
         turns = take_turns({name: at(renderer) for name, renderer in renderers.items()}, timed)
     return {name: speed.median_ms for name, speed in turns.items()}
 
@@ -91,13 +92,12 @@ def evaluate(
     if every < 1:
         raise ConfigError(f"evaluate: expected every of at least 1, got {every}.")
     views = [(c, f) for c in chosen for f in range(0, scene.n_frames, every)]
-    scores = []
-    with progress_bar("evaluating", len(views), progress) as advance:
-        for camera, frame in views:
-            truth = scene.image(camera, frame)
-            scores.append(score(renderer(scene.cameras[camera], scene.time(frame)).to(truth.device), truth, perceptual))
-            advance()
-    speed = time_frames(
-        lambda i: renderer(scene.cameras[chosen[0]], scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1)
-    )
+    scores, camera = [], scene.cameras[chosen[0]]
+    with freed_memory_kept():
+        with progress_bar("evaluating", len(views), progress) as advance:
+            for c, f in views:
+                truth = scene.image(c, f)
+                scores.append(score(renderer(scene.cameras[c], scene.time(f)).to(truth.device), truth, perceptual))
+                advance()
+        speed = time_frames(lambda i: renderer(camera, scene.time(i * scene.n_frames // max(timed, 1))), max(timed, 1))
     return Evaluation(tuple(scores), summarise(scores), speed.median_ms)

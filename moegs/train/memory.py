@@ -1,8 +1,8 @@
 """Keeping the memory that one step frees for the next.
 
 glibc gives large blocks back to the system when they are freed and asks for them again, page by page, in the next step:
-for priors with networks over all Gaussians that took a quarter of the processor time of training. Blocks of more than
-32 MiB it always gives back.
+for priors with networks over all Gaussians that took a quarter of the processor time of training, and a seventh of a
+mixture's frame. Blocks of more than 32 MiB it always gives back.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ NB_MODULE(_native, m) {
   bind_planes(m);
   bind_network(m);
   bind_gates(m);
+  bind_rays(m);
   bind_splines(m);
   bind_clock(m);
 }

@@ -8,5 +8,6 @@ void bind_ssim(nanobind::module_& m);
 void bind_planes(nanobind::module_& m);
 void bind_network(nanobind::module_& m);
 void bind_gates(nanobind::module_& m);
+void bind_rays(nanobind::module_& m);
 void bind_splines(nanobind::module_& m);
 void bind_clock(nanobind::module_& m);
