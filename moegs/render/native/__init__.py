@@ -1,4 +1,4 @@
-"""Native CPU kernels: rasterisation, SSIM, plane sampling, splines and the router's network and gates in torch-free C++.
+"""Native CPU kernels: rasterisation, SSIM, plane sampling, splines, rays, the router's network and gates in torch-free C++.
 
 The compiled library is optional. ``available()`` says whether it is there, ``why_not()`` what is missing.
 """
