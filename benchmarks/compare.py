@@ -22,6 +22,7 @@ from benchmarks.timing import Timing, busy_neighbours, interleaved, threads
 from moegs.deform._planes import sample_planes, sample_planes_reference
 from moegs.deform._splines import pose, pose_by_torch
 from moegs.render import native
+from moegs.render.camera import view_directions, view_directions_by_torch
 from moegs.route import gated_blend
 from moegs.route._network import network_logits, network_logits_by_torch
 
@@ -184,6 +185,10 @@ def other_ops(effort: Effort) -> Section:
             "ours": workloads.gated_blend(width, height, gated_blend),
             "torch": workloads.gated_blend(width, height, workloads.blend_by_torch),
         },
+    }
+    ops["rays, 640x480 (forward only)"] = {
+        "ours": workloads.rays(640, 480, view_directions),
+        "torch": workloads.rays(640, 480, view_directions_by_torch),
     }
     for n in (10_000, 50_000):
         for one_time in (True, False):

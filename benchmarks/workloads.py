@@ -14,7 +14,7 @@ from moegs.deform.polynomial import Polynomial
 from moegs.deform.prior import Prior
 from moegs.gaussians import Gaussians
 from moegs.gaussians.cloud import PointCloud
-from moegs.render import Render, rasterize
+from moegs.render import Camera, Render, rasterize
 from moegs.route import VolumePixelRouter, blend, softmax_gates
 from moegs.train.losses import photometric_loss
 from moegs.train.optimizer import ParamsAdam
@@ -162,6 +162,13 @@ def blend_by_torch(images: Tensor, logits: Tensor, temperature: float) -> tuple[
     """Plain twin of :func:`moegs.route.gated_blend`."""
     gates = softmax_gates(logits, temperature)
     return blend(images, gates), gates
+
+
+def rays(width: int, height: int, directions: Callable[[Camera], Tensor]) -> Call:
+    """Directions through all pixels of a camera, which nobody differentiates."""
+    k = torch.tensor([[float(width), 0.0, width / 2], [0.0, float(width), height / 2], [0.0, 0.0, 1.0]])
+    camera = Camera(torch.eye(4), k, width, height)
+    return lambda: (directions(camera),)
 
 
 def hexplane(n: int, sampler: Callable[..., Tensor], one_time: bool = True) -> Call:

@@ -77,14 +77,22 @@ def rays(camera: Camera) -> Float[Tensor, "h w 6"]:
 
 def view_directions(camera: Camera) -> Float[Tensor, "h w 3"]:
     """Unit directions (world) through the pixel centres."""
+    x, y, axes = _image_plane(camera)
+    return native.ray_directions(x, y, axes) if native.usable(x, y, axes) else view_directions_by_torch(camera)
+
+
+def _image_plane(camera: Camera) -> tuple[Float[Tensor, "w"], Float[Tensor, "h"], Float[Tensor, "3 3"]]:
+    """Pixel centres at depth one, by column and by row, and the camera's axes (right, down, forward) in the world."""
     k = camera.K
     options: dict[str, Any] = {"dtype": k.dtype, "device": k.device}
     x = (torch.arange(camera.width, **options) + 0.5 - k[0, 2]) / k[0, 0]
     y = (torch.arange(camera.height, **options) + 0.5 - k[1, 2]) / k[1, 1]
-    axes = camera.viewmat[:3, :3].to(k)
-    if native.usable(k, axes):
-        return native.ray_directions(x, y, axes)
-    right, down, forward = axes
+    return x, y, camera.viewmat[:3, :3].to(k)
+
+
+def view_directions_by_torch(camera: Camera) -> Float[Tensor, "h w 3"]:
+    """Plain twin of :func:`view_directions`, for every device and precision, and with gradients to the camera."""
+    x, y, (right, down, forward) = _image_plane(camera)
     # sums of outer products: a matrix as narrow as this is multiplied slowly
     directions = x[:, None] * right + (y[:, None] * down + forward)[:, None]
     return directions.mul_((x.square() + (y.square() + 1)[:, None]).rsqrt_()[..., None])  # a rotation keeps lengths

@@ -6,8 +6,12 @@ The compiled library is optional. ``available()`` says whether it is there, ``wh
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from moegs.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     from moegs.render.native import _native  # type: ignore[attr-defined]
@@ -39,6 +43,16 @@ def library():
     if _native is None:
         raise BackendError(f"native: {why_not()}.")
     return _native
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether kernels can read these: built, float32, on the CPU, outside of ``torch.func``, which cannot see into them."""
+    if not available():
+        return False
+    import torch
+
+    inside = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 and not inside(x) for x in tensors)
 
 
 def isa() -> str:

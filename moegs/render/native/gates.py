@@ -12,14 +12,8 @@ from moegs.render import native
 
 
 def usable(images: Tensor, logits: Tensor) -> bool:
-    """Whether the kernel covers these: built, float32, on the CPU, not empty, outside of ``torch.func``'s transforms."""
-    return native.available() and all(
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.numel() > 0
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        for x in (images, logits)
-    )
+    """Whether the kernel covers these: see :func:`moegs.render.native.takes`, and not empty."""
+    return native.takes(images, logits) and images.numel() > 0
 
 
 def gated_blend(

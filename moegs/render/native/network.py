@@ -15,15 +15,11 @@ from moegs.render import native
 def usable(own: Sequence[Tensor], common: Sequence[Tensor], layers: Sequence[Tensor]) -> bool:
     """Whether the kernel covers these maps and layers.
 
-    That is where it is built, for float32 on the CPU, not empty, without a gradient to what all experts see, and outside
-    of ``torch.func``'s transforms, which cannot see into native code.
+    That is what :func:`moegs.render.native.takes`, not empty, and without a gradient to what all experts see.
     """
-    if not native.available() or not own or any(torch.is_grad_enabled() and m.requires_grad for m in common):
+    if not own or any(torch.is_grad_enabled() and m.requires_grad for m in common):
         return False
-    return all(
-        x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        for x in (*own, *common, *layers)
-    ) and all(m.numel() > 0 for m in own)
+    return native.takes(*own, *common, *layers) and all(m.numel() > 0 for m in own)
 
 
 def pixel_network(

@@ -10,14 +10,8 @@ from moegs.render import native
 
 
 def usable(*given: Tensor) -> bool:
-    """Whether the kernel covers a camera's matrices: built, float32, on the CPU, nothing to differentiate or transform."""
-    return native.available() and all(
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        for x in given
-    )
+    """Whether the kernel covers a camera's matrices: see :func:`moegs.render.native.takes`, and no gradient to them."""
+    return native.takes(*given) and not (torch.is_grad_enabled() and any(x.requires_grad for x in given))
 
 
 def ray_directions(x: Float[Tensor, "w"], y: Float[Tensor, "h"], axes: Float[Tensor, "3 3"]) -> Float[Tensor, "h w 3"]:
