@@ -22,15 +22,19 @@ from moegs.train import (
     RefineConfig,
     RouteConfig,
     evaluate,
+    fit,
     fit_expert,
     fit_router,
     mixture_renderer,
+    refine,
     refine_mixture,
+    route,
 )
 from moegs.train.views import sample_views
 from moegs.train.volume import fit_volume_router
 from moegs.train.yardsticks import fewest_tiles, yardsticks
 from tests import elsewhere
+from tests.train.interrupt import stop_after
 from tests.train.scenes import small_scene
 
 CROWDED = DensifyRule(max_gaussians=60, grad_threshold=1e-5)  # more want to grow than there is room for
@@ -90,49 +94,31 @@ def test_an_expert_trains_there_as_on_the_cpu(device, prior: str):
 
 def test_idle_gaussians_give_way_there(device):
     config = replace(QUICK, idle=0.2, idle_every=0.1)
-    expert = fit_expert(small_scene(), get("polynomial").for_clip(4), config, device=device, progress=False)
-    assert expert.device.type == device.type
+    there, here = (
+        fit_expert(small_scene(), get("polynomial").for_clip(4), config, device=d, progress=False) for d in (device, "cpu")
+    )
+    assert there.device.type == device.type and len(there) == len(here)
 
 
 def test_a_run_that_was_cut_goes_on_there(device, tmp_path, monkeypatch):
-    from moegs.train import fit
-
     scene, prior = small_scene(), get("polynomial").for_clip(4)
     whole = fit_expert(scene, prior, QUICK, device=device, progress=False)
-    step, done = fit._step, []
-
-    def interrupted(*args):
-        done.append(1)
-        if len(done) == 6:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(fit, "_step", interrupted)
+    stop_after(monkeypatch, fit, 5)
     with pytest.raises(KeyboardInterrupt):
         fit_expert(scene, prior, QUICK, device=device, out=tmp_path, progress=False)
-    monkeypatch.setattr(fit, "_step", step)
+    monkeypatch.undo()
     resumed = fit_expert(scene, prior, QUICK, device=device, out=tmp_path, resume=True, progress=False)
     assert_alike(resumed.params, whole.params)
 
 
 def test_a_mixture_learns_and_resumes_where_its_experts_are(device, mixture, tmp_path, monkeypatch):
-    from moegs.train import refine
-
     config = RefineConfig(steps=6, checkpoint_every=4, average=0.9)
     assert mixture.device.type == mixture.router.base.device.type == device.type
-    step, done = refine._step, []
-
-    def interrupted(*args):
-        done.append(1)
-        if len(done) == 6:
-            raise KeyboardInterrupt
-        return step(*args)
-
     whole = refine_mixture(small_scene(), mixture, config, progress=False)
-    monkeypatch.setattr(refine, "_step", interrupted)
+    stop_after(monkeypatch, refine, 5)
     with pytest.raises(KeyboardInterrupt):
         refine_mixture(small_scene(), mixture, config, out=tmp_path, progress=False)
-    monkeypatch.setattr(refine, "_step", step)
+    monkeypatch.undo()
     resumed = refine_mixture(small_scene(), mixture, config, out=tmp_path, resume=True, progress=False)
     for name, expert in whole.experts.items():
         assert_alike(resumed.experts[name].params, expert.params)
@@ -140,22 +126,12 @@ def test_a_mixture_learns_and_resumes_where_its_experts_are(device, mixture, tmp
 
 
 def test_a_router_resumes_there(device, experts, tmp_path, monkeypatch):
-    from moegs.train import route
-
     config = RouteConfig(steps=4, checkpoint_every=2)
     whole = fit_router(small_scene(), experts, config, progress=False)
-    step, done = route._step, []
-
-    def interrupted(*args):
-        done.append(1)
-        if len(done) == 4:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(route, "_step", interrupted)
+    stop_after(monkeypatch, route, 3)
     with pytest.raises(KeyboardInterrupt):
         fit_router(small_scene(), experts, config, out=tmp_path, progress=False)
-    monkeypatch.setattr(route, "_step", step)
+    monkeypatch.undo()
     resumed = fit_router(small_scene(), experts, config, out=tmp_path, resume=True, progress=False)
     assert_alike(dict(resumed.router.named_parameters()), dict(whole.router.named_parameters()))
 
@@ -207,7 +183,9 @@ def test_what_is_measured_and_shown_is_that_of_the_same_model_on_the_cpu(device,
         assert fuse(model, [scene.view(1, 0)]).device == model.device
     there, same = (evaluate(mixture_renderer(m, backend="reference"), scene).mean.psnr for m in (mixture, here))
     assert there == pytest.approx(same, abs=1e-3)
-    assert yardsticks(mixture, scene).keys() == yardsticks(here, scene).keys()
-    assert fewest_tiles(mixture, scene)["tiles"] <= 1
-    assert mixture_sheet(mixture, scene, 0, 1).shape == mixture_sheet(here, scene, 0, 1).shape
+    for name, scores in yardsticks(mixture, scene).items():
+        assert scores.psnr == pytest.approx(yardsticks(here, scene)[name].psnr, abs=1e-2)
+    assert fewest_tiles(mixture, scene)["psnr"] == pytest.approx(fewest_tiles(here, scene)["psnr"], abs=1e-2)
+    sheets = [mixture_sheet(m, scene, 0, 1).astype(int) for m in (mixture, here)]
+    assert abs(sheets[0] - sheets[1]).mean() < 0.1  # of 255 levels
     save_mixture(mixture, tmp_path)

@@ -13,7 +13,8 @@ from moegs.deform import get, names
 from moegs.errors import ConfigError, DivergenceError, FormatError
 from moegs.gaussians import PointCloud, densify
 from moegs.gaussians.densify import DensifyRule
-from moegs.train import FitConfig, evaluate, expert_renderer, fit_expert, fit_or_load
+from moegs.train import FitConfig, evaluate, expert_renderer, fit, fit_expert, fit_or_load
+from tests.train.interrupt import stop_after
 from tests.train.scenes import moving, small_scene
 
 RULE = DensifyRule(grad_threshold=1e-5, max_gaussians=80)
@@ -38,7 +39,7 @@ def test_training_improves_the_held_out_view():
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch, name: str, cut: int):
     scene = small_scene()
     whole = fit_expert(scene, prior(name), QUICK, progress=False)
-    stop_after(monkeypatch, cut)
+    stop_after(monkeypatch, fit, cut)
     with pytest.raises(KeyboardInterrupt):
         fit_expert(scene, prior(name), QUICK, out=tmp_path, progress=False)
     monkeypatch.undo()
@@ -78,7 +79,7 @@ def test_a_capture_without_points_trains_and_resumes(tmp_path, monkeypatch, name
     config = replace(QUICK, steps=12, surface=SurfaceConfig(difference=0.1), densify=replace(RULE, max_gaussians=300))
     scene = replace(small_scene(), cloud=none)
     whole = fit_expert(scene, prior(name), config, progress=False)
-    stop_after(monkeypatch, 9)
+    stop_after(monkeypatch, fit, 9)
     with pytest.raises(KeyboardInterrupt):
         fit_expert(scene, prior(name), config, out=tmp_path, progress=False)
     monkeypatch.undo()
@@ -102,7 +103,7 @@ def test_a_resumed_run_grows_from_what_it_began_with(tmp_path, monkeypatch):
     rule = DensifyRule(grad_threshold=1e-9, max_gaussians=300)
     config = replace(QUICK, densify=rule, densify_until=0.9, surface=SurfaceConfig(difference=0.1), filled=0.6, idle=0.0)
     whole = fit_expert(small_scene(), prior(), config, progress=False)
-    stop_after(monkeypatch, 14)
+    stop_after(monkeypatch, fit, 14)
     with pytest.raises(KeyboardInterrupt):
         fit_expert(small_scene(), prior(), config, out=tmp_path, progress=False)
     monkeypatch.undo()
@@ -113,20 +114,6 @@ def test_a_resumed_run_grows_from_what_it_began_with(tmp_path, monkeypatch):
 def test_a_fraction_of_more_than_all_is_refused():
     with pytest.raises(ConfigError, match=r"filled in \[0, 1\], got 1\.5"):
         FitConfig(filled=1.5)
-
-
-def stop_after(monkeypatch, steps: int) -> None:
-    from moegs.train import fit
-
-    original, done = fit._step, []
-
-    def step(*args):
-        if len(done) == steps:
-            raise KeyboardInterrupt
-        done.append(1)
-        return original(*args)
-
-    monkeypatch.setattr(fit, "_step", step)
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
@@ -205,8 +192,6 @@ def test_an_expert_says_what_it_was_trained_for():
 
 
 def test_psnr_is_measured_only_where_it_is_shown(tmp_path, monkeypatch):
-    from moegs.train import fit
-
     measured = []
     monkeypatch.setattr(fit, "psnr", lambda *images: measured.append(1) or 30.0)
     fit_expert(small_scene(), prior(), replace(QUICK, steps=60), out=tmp_path, progress=False)

@@ -11,6 +11,7 @@ from moegs.deform import get
 from moegs.errors import ConfigError, DivergenceError
 from moegs.route import RouterConfig, VolumePixelRouter
 from moegs.train import FitConfig, RouteConfig, evaluate, expert_renderer, fit_expert, fit_router, mixture_renderer
+from tests.train.interrupt import stop_after
 from tests.train.scenes import small_scene
 
 QUICK = RouteConfig(steps=30, checkpoint_every=7)
@@ -87,15 +88,7 @@ def test_a_resumed_router_ends_in_the_same_bits(tmp_path, monkeypatch, experts, 
 
     scene = small_scene()
     whole = fit_router(scene, experts, QUICK, progress=False).router.state_dict()
-    original, done = route._step, []
-
-    def step(*args):
-        if len(done) == cut:
-            raise KeyboardInterrupt
-        done.append(1)
-        return original(*args)
-
-    monkeypatch.setattr(route, "_step", step)
+    stop_after(monkeypatch, route, cut)
     with pytest.raises(KeyboardInterrupt):
         fit_router(scene, experts, QUICK, out=tmp_path, progress=False)
     monkeypatch.undo()
