@@ -7,6 +7,7 @@ they belong; whether kernels for CUDA are right only a GPU tells. Stands on an e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,13 @@ def device() -> torch.device:
     if not _registered:
         pytest.skip("this torch has no devices that are written in Python")
     return torch.device(NAME)
+
+
+def run(function: Callable[..., Any], *args: Any) -> Any:
+    """What a compiled function for CPU tensors makes of tensors elsewhere, as one for CUDA does of those on a GPU."""
+    if strangers := [list(x.shape) for x in args if isinstance(x, Tensor) and not _is_there(x)]:
+        raise RuntimeError(f"{function}: expected everything on the device {NAME!r}, got tensors of the CPU: {strangers}.")
+    return tree_map(lambda x: _wrapped(x) if isinstance(x, Tensor) else x, function(*map(_value, args)))
 
 
 def _register() -> tuple[torch.library.Library, ...]:

@@ -74,7 +74,7 @@ def rasterize(
         The images; :attr:`Render.backend` says which backend ran.
 
     Raises:
-        ShapeError: tensors do not fit each other.
+        ShapeError: tensors do not fit each other, or lie on several devices.
         ConfigError: groups and options disagree.
         BackendError: the backend is unknown or cannot run here.
 
@@ -91,6 +91,7 @@ def rasterize(
         (torch.Size([8, 8, 3]), 0.29)
     """
     _check(gaussians, features, groups, probe)
+    _check_place(gaussians.means.device, groups=groups, tiles=tiles)
     tags = None if groups is None else _Tags.of(groups)
     all_options = _options_per_group(options, tags)
     camera = camera.like(gaussians.means)
@@ -193,6 +194,13 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
             raise ShapeError(
                 f"{name}: expected {dtype} on {device} like means, got {value.dtype} on {value.device}."
             )
+
+
+def _check_place(device: torch.device, **given: Tensor | None) -> None:
+    """A backend would refuse these too, but not by the names that they were given by."""
+    for name, value in given.items():
+        if value is not None and value.device != device:
+            raise ShapeError(f"{name}: expected a tensor on {device} like means, got one on {value.device}.")
 
 
 @dataclass(frozen=True, eq=False)

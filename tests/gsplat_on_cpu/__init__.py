@@ -6,33 +6,49 @@ CUDA's headers, and gsplat's Python runs them on CPU tensors. Not for speed: a f
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 import sysconfig
+import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from moegs.render import gsplat_backend
 from tests.gsplat_on_cpu.build import load
 
+Run = Callable[..., Any]  # a compiled function and its arguments -> what it returns
 
-def use(patch: pytest.MonkeyPatch, folder: Path):
+
+def use(patch: pytest.MonkeyPatch, folder: Path, run: Run | None = None) -> ModuleType | SimpleNamespace:
     """Let backend ``"gsplat"`` take CPU tensors as long as the patch holds; returns gsplat's compiled half.
 
-    Skips the test where gsplat, a compiler or its surroundings are missing.
+    ``run`` calls its functions for tensors of another kind. Skips the test where gsplat, a compiler or its surroundings are
+    missing.
     """
     if find_spec("gsplat") is None:
         pytest.skip("gsplat is not installed (pip install 'moegs[gpu]')")
     headers = Path(sysconfig.get_path("include"), "Python.h").exists()
     if sys.platform != "linux" or shutil.which("g++") is None or not headers:
         pytest.skip("gsplat's kernels are compiled for a CPU on Linux alone, with g++ and Python's headers")
-    kernels = load(folder)
+    compiled = load(folder)
+    kernels = compiled if run is None else _called_through(run, compiled)
     patch.setitem(sys.modules, "gsplat.csrc", kernels)
-    import gsplat
-    from gsplat.cuda import _backend
-
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gsplat's imports
+        import gsplat
+        from gsplat.cuda import _backend
     patch.setattr(_backend, "_C", kernels)
     patch.setattr(gsplat_backend, "_import_kernels", lambda inputs: gsplat)
     return kernels
+
+
+def _called_through(run: Run, compiled: ModuleType) -> SimpleNamespace:
+    own = {name: value for name, value in vars(compiled).items() if not name.startswith("__")}
+    return SimpleNamespace(**{n: partial(run, v) if inspect.isbuiltin(v) else v for n, v in own.items()})

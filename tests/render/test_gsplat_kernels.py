@@ -29,7 +29,6 @@ from tests.render.agreement import GROUP_OPTIONS, TAGS, every_order
 from tests.render.scenes import camera, mixed_gaussians, random_gaussians
 from tests.train.scenes import small_scene
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # gsplat's imports
 assert_agree = partial(agreement.assert_agree, "gsplat", image=1e-5, whole_radii=True)
 FORWARD, BACKWARD = "rasterize_to_pixels_3dgs_fwd", "rasterize_to_pixels_3dgs_bwd"
 

@@ -13,8 +13,10 @@ import torch
 
 from moegs.deform import get
 from moegs.distill import DistillConfig, distill, retrain
+from moegs.errors import ShapeError
 from moegs.gaussians.densify import DensifyRule
 from moegs.prune import CRITERIA, prune_and_refit
+from moegs.render import backends, rasterize
 from moegs.report import mixture_sheet
 from moegs.route import RouterConfig, fuse, render_mixture, render_sparse, save_mixture
 from moegs.train import (
@@ -33,9 +35,9 @@ from moegs.train import (
 from moegs.train.views import sample_views
 from moegs.train.volume import fit_volume_router
 from moegs.train.yardsticks import fewest_tiles, yardsticks
-from tests import elsewhere
+from tests import elsewhere, gsplat_on_cpu
 from tests.train.interrupt import stop_after
-from tests.train.scenes import small_scene
+from tests.train.scenes import moving, small_scene
 
 CROWDED = DensifyRule(max_gaussians=60, grad_threshold=1e-5)  # more want to grow than there is room for
 QUICK = FitConfig(
@@ -44,13 +46,20 @@ QUICK = FitConfig(
 PRIORS = ("polynomial", "interpolation", "hexplane", "embedding", "reformulation")
 
 
-@pytest.fixture(scope="module", params=["elsewhere", "cuda"])
+@pytest.fixture(scope="module", params=["elsewhere", "elsewhere with gsplat", "cuda"])
 def device(request):
-    if request.param == "elsewhere":
-        return elsewhere.device()
-    if not torch.cuda.is_available() or find_spec("gsplat") is None:
-        pytest.skip("needs a CUDA GPU and gsplat")
-    return torch.device("cuda")
+    if request.param == "cuda":
+        if not torch.cuda.is_available() or find_spec("gsplat") is None:
+            pytest.skip("needs a CUDA GPU and gsplat")
+        yield torch.device("cuda")
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "elsewhere with gsplat":
+            there = elsewhere.device()
+            gsplat_on_cpu.use(patch, request.config.cache.mkdir("gsplat_on_cpu"), elsewhere.run)
+            choose = backends.choose
+            patch.setattr(backends, "choose", lambda d, dtype: "gsplat" if d.type == there.type else choose(d, dtype))
+        yield elsewhere.device()
 
 
 def assert_alike(found, wanted):
@@ -78,6 +87,18 @@ def test_the_device_refuses_to_mix(device):
     with pytest.raises(RuntimeError, match="device"):
         torch.rand(3, device=device, generator=torch.Generator())
     assert torch.equal((torch.ones(3, device=device) + 1).cpu(), torch.full((3,), 2.0))
+
+
+def test_the_backend_is_the_one_for_the_device(device, request):
+    render = rasterize(moving(0.5).to(device), small_scene().cameras[0])
+    assert render.backend == ("reference" if request.node.callspec.params["device"] == "elsewhere" else "gsplat")
+
+
+def test_what_lies_on_another_device_is_named(device):
+    there, camera = moving(0.5).to(device), small_scene().cameras[0]
+    for name, value in (("groups", torch.arange(6) % 2), ("tiles", torch.ones(2, 2, dtype=torch.bool))):
+        with pytest.raises(ShapeError, match=f"{name}: expected a tensor on {device.type}"):
+            rasterize(there, camera, **{name: value})
 
 
 @pytest.mark.parametrize("prior", PRIORS)
