@@ -121,10 +121,10 @@ def load_expert(path: str | Path, device: str = "cpu") -> Expert:
 
 def _read(path: Path, device: str) -> tuple[Params, dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("moegs", "{}"))
             # safetensors maps tensors unaligned; matrix products then round differently from freshly made ones
-            return {key: file.get_tensor(key).clone() for key in file.keys()}, header  # noqa: SIM118
+            return {key: file.get_tensor(key).clone().to(device) for key in file.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file.") from None
     except (SafetensorError, ValueError, RecursionError, OSError) as error:

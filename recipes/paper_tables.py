@@ -26,6 +26,7 @@ from rich.console import Console
 from moegs import train
 from moegs.data import add_clip_arguments, scene_of
 from moegs.errors import BackendError, ConfigError, MoegsError
+from moegs.render import usable_device
 from moegs.report import paper
 from moegs.report.paper import TABLES, Bench
 
@@ -83,6 +84,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/paper_tables"), help="runs/paper_tables by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 by default; each trains everything")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=USUAL, metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, where it trains by default, or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     paper.add_plan_arguments(parser)
     add_clip_arguments(parser)
@@ -93,7 +95,7 @@ def benches(parser: argparse.ArgumentParser, args: argparse.Namespace, seed: int
     plan = paper.plan_of(args)
     scenes = [scene_of(args, path) for path in args.data]
     commands = [command(parser, args, path, seed) for path in args.data]
-    return [Bench(s, plan, seed, args.out, c, not args.quiet) for s, c in zip(scenes, commands, strict=True)]
+    return [Bench(s, plan, seed, args.out, c, not args.quiet, args.device) for s, c in zip(scenes, commands, strict=True)]
 
 
 def command(parser: argparse.ArgumentParser, args: argparse.Namespace, path: Path, seed: int) -> str:

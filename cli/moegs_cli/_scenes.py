@@ -61,8 +61,8 @@ def device_of(backend: str) -> str:
 
 
 def device_option(command: F) -> F:
-    """Add ``--device``, for commands that train; it arrives as it is to be used."""
-    text = "Where it trains: cpu, or cuda, which draws with gsplat."
+    """Add ``--device``, for commands that train or measure; it arrives as it is to be used."""
+    text = "Where models are: cpu, or cuda, which draws with gsplat."
     return click.option("--device", default="cpu", show_default=True, callback=_usable_device, help=text)(command)
 
 

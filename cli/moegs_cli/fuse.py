@@ -10,7 +10,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, refuse_beside_mixture, refuse_to_replace
-from ._scenes import Watched, open_scored, scene_options
+from ._scenes import Watched, device_option, open_scored, scene_options
 
 if TYPE_CHECKING:
     from moegs.data import Scene
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of views.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all scores here.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@device_option
 @force_option
 @scene_options
 def fuse(
@@ -62,13 +63,13 @@ def fuse(
     refuse_to_replace(pictures, force, "--pictures")
     refuse_to_replace(json_path, force, "--json")
     refuse_beside_mixture(out)
-    mixed, scene = load_mixture(mixture), open_scored(data, rest)
+    mixed, scene = load_mixture(mixture, rest["device"]), open_scored(data, rest)
     warn_if_other_clip(mixed, scene)
     bars = not rest["quiet"]
     views = Watched(sample_views(scene, rest["views"], seed=rest["seed"]), "how far each Gaussian is trusted", bars)
     save_expert(merge(mixed, views, scaling=rest["scaling"]), out)
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | {"fused": out}
-    models = mixed.experts | {"fused": load_expert(out)}
+    models = mixed.experts | {"fused": load_expert(out, rest["device"])}
     rows = _scored(scene, mixed, mixture, models, files, rest)
     print_table(f"{scene.name}, held-out cameras", rows)
     depths = _depths(scene, models, data, rest)

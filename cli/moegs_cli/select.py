@@ -9,7 +9,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, given, refuse_to_replace, refuse_without_meaning
-from ._scenes import cameras_named, open_scene, scene_options
+from ._scenes import cameras_named, device_option, open_scene, scene_options
 from .route import ExpertsSideBySide, named_experts
 
 
@@ -33,6 +33,7 @@ from .route import ExpertsSideBySide, named_experts
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the routers.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking here.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@device_option
 @force_option
 @scene_options
 def select(
@@ -52,7 +53,7 @@ def select(
     refuse_without_meaning((clash, "--validation: says how many; --cameras says which. Leave one out."))
     refuse_to_replace(json_path, force, "--json")
     sizes = _numbers(rest["sizes"])
-    experts, scene = named_experts(paths), open_scene(data, rest)
+    experts, scene = named_experts(paths, rest["device"]), open_scene(data, rest)
     for expert in experts.values():
         warn_if_other_clip(expert, scene)
     config = SelectConfig(sizes, rest["validation"], rest["every"], steps=rest["steps"], seed=rest["seed"])

@@ -285,7 +285,7 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
         FormatError: it is missing, damaged, or its tensors do not fit its configuration.
     """
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             with torch.device("meta"):  # the file says how large, and may lie
                 router = router_from_config(json.loads((file.metadata() or {})["moegs"]))
             saved = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118

@@ -11,13 +11,15 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from moegs.data import load_scene, synthesize
 from moegs.deform import get
 from moegs.distill import DistillConfig, distill, retrain
 from moegs.errors import ShapeError
 from moegs.gaussians.densify import DensifyRule
 from moegs.prune import CRITERIA, prune_and_refit
 from moegs.render import backends, rasterize
-from moegs.report import mixture_sheet
+from moegs.report import mixture_sheet, paper
+from moegs.report.geometry import score_depth, side_by_side
 from moegs.route import RouterConfig, fuse, render_mixture, render_sparse, save_mixture
 from moegs.train import (
     FitConfig,
@@ -32,6 +34,7 @@ from moegs.train import (
     refine_mixture,
     route,
 )
+from moegs.train.select import SelectConfig, rank_subsets
 from moegs.train.views import sample_views
 from moegs.train.volume import fit_volume_router
 from moegs.train.yardsticks import fewest_tiles, yardsticks
@@ -210,3 +213,27 @@ def test_what_is_measured_and_shown_is_that_of_the_same_model_on_the_cpu(device,
     sheets = [mixture_sheet(m, scene, 0, 1).astype(int) for m in (mixture, here)]
     assert abs(sheets[0] - sheets[1]).mean() < 0.1  # of 255 levels
     save_mixture(mixture, tmp_path)
+
+
+def test_subsets_are_ranked_there(device, experts):
+    config = SelectConfig(sizes=(2,), validation=1, every=2, timed=1, steps=1)
+    ranked = rank_subsets(small_scene(), experts, config, progress=False)
+    assert len(ranked) == 3 and ranked[0].ms > 0
+
+
+def test_tables_are_measured_there(device, request, tmp_path):
+    if request.node.callspec.params["device"] == "elsewhere":
+        pytest.skip("the reference takes minutes for this, and the kernels go the same way")
+    clip = synthesize(tmp_path / "room", cameras=4, frames=2, size=(32, 24), progress=False)
+    plan = paper.Plan(
+        experts=("polynomial", "interpolation"), steps=2, every=2, timed=1, ratios=(0.5,), criteria=("blend",), rounds=1,
+        scored=1, refit=1, shares=(0.5,), min_gates=(0.1,), left_out=1,
+    )  # fmt: skip
+    scene = load_scene(clip, cache_dir=tmp_path / "frames")
+    bench = paper.Bench(scene, plan, 0, tmp_path / "out", progress=False, device=str(device))
+    for table, what in (("experts", {"mix": 2}), ("distillation", {"student": "polynomial", "share": 0.5})):
+        assert paper.rows_of(bench, table, what)
+    assert bench.refined(plan.names).device.type == device.type
+    fused = fuse(bench.refined(plan.names), [scene.view(1, 0)])
+    assert score_depth(fused, scene, clip).covered >= 0
+    assert side_by_side({"fused": fused}, scene.cameras[0], 0.5, scene.bounds).ndim == 3

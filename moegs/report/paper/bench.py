@@ -40,6 +40,7 @@ class Bench:
         out: folder for models and cells.
         command: the command that measures this clip with this seed.
         progress: show bars.
+        device: where models train and are measured.
     """
 
     scene: Scene
@@ -48,6 +49,7 @@ class Bench:
     out: Path
     command: str = ""
     progress: bool = True
+    device: str = "cpu"
 
     @cached_property
     def clip(self) -> str:
@@ -90,11 +92,11 @@ class Bench:
         folder = self.models / self.expert_key(name, share, views)
         if not (folder / "expert.safetensors").exists():
             prior, fit = self.fit_of(name, share)
-            cameras, shown = self.cameras(views), self.progress
-            fitted = train.fit_expert(self.scene, prior, fit, out=folder, resume=True, cameras=cameras, progress=shown)
+            how: dict[str, Any] = {"out": folder, "resume": True, "cameras": self.cameras(views), "device": self.device}
+            fitted = train.fit_expert(self.scene, prior, fit, **how, progress=self.progress)
             keep_expert(fitted, folder)
             self.keep_codes(folder.name)
-        return load_expert(folder / "expert.safetensors")
+        return load_expert(folder / "expert.safetensors", self.device)
 
     def mixture_key(self, names: Sequence[str], kind: str = "volume-pixel", **stage: Any) -> str:
         """What a mixture's folder is called, without training it; ``stage`` as for :meth:`mixture`."""
@@ -128,7 +130,7 @@ class Bench:
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(folder.name, *(self.expert_key(n, share, views) for n in names))
-        return load_mixture(folder)
+        return load_mixture(folder, self.device)
 
     def refined_key(self, names: Sequence[str], **stage: Any) -> str:
         """What a refined mixture's folder is called, without training it; ``stage`` as for :meth:`mixture`."""
@@ -146,7 +148,7 @@ class Bench:
             save_mixture(fitted, folder, {"scene": self.scene.name, "n_frames": self.scene.n_frames})
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(folder.name, self.mixture_key(names, **stage))
-        return load_mixture(folder)
+        return load_mixture(folder, self.device)
 
     def pruned_key(self, criterion: str, ratio: float, rounds: int, scored: int, refit: float) -> str:
         """What a pruned mixture's folder is called, without making it."""
@@ -175,7 +177,7 @@ class Bench:
             for learnt in (folder, folder / HALFWAY):
                 (learnt / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(key, self.refined_key(self.plan.names))
-        return load_mixture(folder)
+        return load_mixture(folder, self.device)
 
     def _refit_steps(self, refit: float) -> int:
         return self.plan.capped(round(refit * self.refining.steps))
@@ -190,7 +192,7 @@ class Bench:
             )  # fmt: skip
             keep_expert(fitted, folder)
             self.keep_codes(folder.name, *map(self.expert_key, names))
-        return load_expert(folder / "expert.safetensors")
+        return load_expert(folder / "expert.safetensors", self.device)
 
     def keep_codes(self, model: str, *of: str) -> None:
         """Note by what code a model was trained, and those that it was made of."""

@@ -101,7 +101,7 @@ def rows_of(bench: Bench, table: str, what: What) -> list[Row]:
     write_json(cell_file(bench, table, what), {
         "table": table, "clip": bench.scene.name, "seed": bench.seed, "what": dict(what),
         "key": cell_key(bench, table, what), "command": f"{bench.command} --only {table}",
-        "seconds": time.perf_counter() - started, **origin(bench.scene), "trained": _codes(bench, table, what),
+        "seconds": time.perf_counter() - started, **origin(bench.device), "trained": _codes(bench, table, what),
         "rows": [finite(row) for row in rows],
     })  # fmt: skip
     return rows

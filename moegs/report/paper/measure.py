@@ -144,7 +144,7 @@ def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
             how: dict[str, Any] = {"out": file.parent, "resume": True, "progress": bench.progress, "expert": alone}
             keep_expert(train_it(mixture, bench.scene, student, config, **how, **more), file.parent)
             bench.keep_codes(f"{base.name}/{folder}", bench.expert_key(student), key)
-        return _scores(bench, expert_renderer(load_expert(file)))
+        return _scores(bench, expert_renderer(load_expert(file, bench.device)))
 
     retrained, taught = kept("retrained", retrain), kept("distilled", distill, cache=bench.models / f"frames-{key}")
     rows = [_row("before", student, _scores(bench, expert_renderer(alone)))]

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 
 import moegs
-from moegs.data import Scene
 from moegs.render.backends import choose
 from moegs.report.results import versions
 
 _SHOWN = ("code", "trained", "versions", "threads", "backend")
 
 
-def origin(scene: Scene) -> dict[str, Any]:
+def origin(device: str) -> dict[str, Any]:
     """What else decides on a cell's figures: versions, code, threads and the rasteriser."""
     return {
         "versions": versions(), "code": code_digest(), "threads": torch.get_num_threads(),
-        "backend": choose(scene.cloud.points.device, torch.float32),
+        "backend": choose(torch.device(device), torch.float32),
     }  # fmt: skip
 
 
