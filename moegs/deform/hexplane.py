@@ -41,6 +41,7 @@ from moegs.gaussians.params import Params
 
 SPACE = tuple(i for i, pair in enumerate(PAIRS) if 3 not in pair)
 TIME = tuple(i for i, pair in enumerate(PAIRS) if 3 in pair)
+FEW_FRAMES = 24  # clips of so few show much motion from one frame to the next
 
 
 @register
@@ -137,10 +138,13 @@ class HexPlane(Prior):
 
     @classmethod
     def for_clip(cls, n_frames: int) -> HexPlane:
-        """A small model for short clips on a CPU, with a knot of time for every second frame and rates for few steps."""
+        """A small model for short clips on a CPU, with rates for few steps.
+
+        A knot of time for every second frame, and for every frame of clips that have few.
+        """
         return cls(
             sh_degree=1,
-            resolution=(32, 32, 32, max(n_frames // 2, 2)),
+            resolution=(32, 32, 32, max(n_frames // 2, min(n_frames, FEW_FRAMES), 2)),
             width=64,
             head_layers=1,
             color_coefficients=1,

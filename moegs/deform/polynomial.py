@@ -56,7 +56,8 @@ class Polynomial(Prior):
         motion_reg: weight of the mean absolute motion coefficient (0 in the original).
         lr_*: learning rates; those of means and motion are multiplied by the extent of the scene, that of
             ``sh_rest`` is a twentieth of that of ``sh_dc``. Those of motion fall over the run, so that what stands still
-            comes to rest; the original's do not.
+            comes to rest; the original's do not. Lives change slowly beside motion: fast, as in the original, they
+            shrink to less than a frame before a path is found that the Gaussian could follow for longer.
     """
 
     name: ClassVar[str] = "polynomial"
@@ -79,7 +80,7 @@ class Polynomial(Prior):
     lr_scales: float = 7e-3
     lr_opacities: float = 0.05
     lr_centers: float = 2e-3
-    lr_log_widths: float = 0.03
+    lr_log_widths: float = 4e-3
     lr_sh: float = 3.5e-3
     lr_features_t: float = 1e-3
     lr_decoder: float = 1e-3
@@ -185,6 +186,7 @@ def _original(cls: type[Polynomial]) -> Polynomial:
         lr_scales=5e-3,
         lr_sh=2.5e-3,
         lr_centers=1e-4,
+        lr_log_widths=0.03,
         lr_decoder=1e-4,
     )
 

@@ -225,7 +225,9 @@ struct DoubleBuffer {
 
 struct DeviceRadixSort {
     template <class K, class V>
-    static void SortPairs(void*, size_t& bytes, DoubleBuffer<K>& keys, DoubleBuffer<V>& values, int64_t n, int begin, int end, int) {
+    static void SortPairs(
+        void*, size_t& bytes, DoubleBuffer<K>& keys, DoubleBuffer<V>& values, int64_t n, int begin, int end, int
+    ) {
         if (bytes == 0) {  // the first of two calls asks for the size
             bytes = 1;
             return;
