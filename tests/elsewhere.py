@@ -1,7 +1,7 @@
 """A device that is not the CPU, for machines that have no other: tensors "elsewhere" keep their values in CPU tensors.
 
 Operators run on those, and refuse to mix them with tensors of the CPU, as CUDA does. What passes here has its tensors where
-they belong; whether kernels for CUDA are right only a GPU tells. Stands on an experimental interface of torch
+they belong; for the kernels there is ``tests/gsplat_on_cpu``. Stands on an experimental interface of torch
 (``torch.utils.backend_registration``), and is skipped where that is not there.
 """
 

@@ -41,7 +41,7 @@ from moegs.gaussians.params import Params
 
 SPACE = tuple(i for i, pair in enumerate(PAIRS) if 3 not in pair)
 TIME = tuple(i for i, pair in enumerate(PAIRS) if 3 in pair)
-FEW_FRAMES = 24  # clips of so few show much motion from one frame to the next
+FEWEST_KNOTS = 24  # of time, where there are as many frames: short clips show much motion from one frame to the next
 
 
 @register
@@ -140,11 +140,11 @@ class HexPlane(Prior):
     def for_clip(cls, n_frames: int) -> HexPlane:
         """A small model for short clips on a CPU, with rates for few steps.
 
-        A knot of time for every second frame, and for every frame of clips that have few.
+        A knot of time for every second frame, but one for every frame where those would be fewer than 24.
         """
         return cls(
             sh_degree=1,
-            resolution=(32, 32, 32, max(n_frames // 2, min(n_frames, FEW_FRAMES), 2)),
+            resolution=(32, 32, 32, max(n_frames // 2, min(n_frames, FEWEST_KNOTS), 2)),
             width=64,
             head_layers=1,
             color_coefficients=1,

@@ -115,7 +115,7 @@ class Interpolation(Prior):
     @classmethod
     def for_clip(cls, n_frames: int) -> Interpolation:
         """About ten key-frame intervals a clip, each of 2 to 10 frames."""
-        return cls(n_frames=n_frames, interval=min(10, max(2, math.ceil(n_frames / 10))))
+        return cls(n_frames=n_frames, interval=min(10, max(2, round(n_frames / 10))))
 
     @classmethod
     def n3v(cls) -> Interpolation:

@@ -117,7 +117,7 @@ def _project_some(
         covars=_upper_triangle(gaussians) if by_covar else None,
         quats=None if gaussians.quats is None or by_covar else quaternions.normalize(gaussians.quats),  # not 0/0
         scales=None if by_covar else gaussians.scales,
-        opacities=gaussians.opacities.detach(),  # the faint ones reach less far; only their extents come of this
+        opacities=gaussians.opacities.detach(),  # the faint reach less far, and who cannot be seen at all is left out
         viewmats=camera.viewmat[None],
         Ks=camera.K[None],
         width=camera.width,

@@ -216,7 +216,13 @@ def test_gsplat_without_a_gpu_says_what_else_there_is(cli, clip, experts, tmp_pa
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(("device", "said"), [("cuda", "sees none; use the CPU"), ("tpu", "expected cpu, cuda or cuda:N")])
-def test_training_where_nothing_can_be_says_where_it_can(cli, clip, tmp_path, device, said):
+@pytest.mark.parametrize("command", ["train", "select", "fuse"])
+def test_training_where_nothing_can_be_says_where_it_can(cli, clip, experts, mixture, tmp_path, command, device, said):
     out = tmp_path / "out"
-    told = cli("train", clip, "--prior", "polynomial", "--out", out, "--device", device, exit_code=1).stderr
+    asked = {
+        "train": [clip, "--prior", "polynomial", "--out", out],
+        "select": [clip, "--experts", *experts.values(), "--json", out],
+        "fuse": [mixture, "--data", clip, "--out", out],
+    }
+    told = cli(command, *asked[command], "--device", device, exit_code=1).stderr
     assert told.startswith("moegs: ") and said in told and not out.exists()

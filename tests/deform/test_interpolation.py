@@ -326,7 +326,7 @@ def test_still_gaussians_regularise_with_finite_gradients():
 
 
 def test_clips_get_about_ten_intervals():
-    assert [Interpolation.for_clip(n).interval for n in (1, 12, 48, 300)] == [2, 2, 5, 10]
+    assert [Interpolation.for_clip(n).interval for n in (1, 12, 24, 48, 300)] == [2, 2, 2, 5, 10]
     assert Interpolation.technicolor("Birthday").lr_opacities_spline == 1e-4
     assert Interpolation.technicolor("Theater").lr_opacities_spline == 0.05
 

@@ -1,7 +1,8 @@
 """gsplat's own kernels on a CPU: what tells whether the CUDA backend draws right where there is no GPU.
 
 gsplat's wheel brings its CUDA sources along. Here a C++ compiler translates them, with ``cuda_on_cpu.h`` in the place of
-CUDA's headers, and gsplat's Python runs them on CPU tensors. Not for speed: a frame takes seconds.
+CUDA's headers, and gsplat's Python runs them on CPU tensors. Not for speed: a frame takes seconds. What only a GPU can tell
+is left: fast mathematics, races between threads that run at once, how long it takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ import pytest
 from moegs.render import gsplat_backend
 from tests.gsplat_on_cpu.build import load
 
+BACKEND = "gsplat.cuda._backend"
 Run = Callable[..., Any]  # a compiled function and its arguments -> what it returns
+
+
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Where compiled kernels are kept: in pytest's cache, from run to run, if it has one."""
+    cache = getattr(request.config, "cache", None)
+    return request.getfixturevalue("tmp_path_factory").mktemp("gsplat") if cache is None else cache.mkdir("gsplat_on_cpu")
 
 
 def use(patch: pytest.MonkeyPatch, folder: Path, run: Run | None = None) -> ModuleType | SimpleNamespace:
@@ -39,11 +47,15 @@ def use(patch: pytest.MonkeyPatch, folder: Path, run: Run | None = None) -> Modu
         pytest.skip("gsplat's kernels are compiled for a CPU on Linux alone, with g++ and Python's headers")
     compiled = load(folder)
     kernels = compiled if run is None else _called_through(run, compiled)
-    patch.setitem(sys.modules, "gsplat.csrc", kernels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gsplat's imports
+    first = BACKEND not in sys.modules
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as importing:
+        warnings.simplefilter("ignore")
+        if first:  # it takes what was compiled before it looks for CUDA
+            importing.setitem(sys.modules, "gsplat.csrc", kernels)
         import gsplat
         from gsplat.cuda import _backend
+    if first:
+        patch.setitem(sys.modules, BACKEND, sys.modules.pop(BACKEND))  # afterwards it looks for CUDA again
     patch.setattr(_backend, "_C", kernels)
     patch.setattr(gsplat_backend, "_import_kernels", lambda inputs: gsplat)
     return kernels

@@ -4,7 +4,7 @@
 #include "Ops.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-    py::enum_<gsplat::CameraModelType>(m, "CameraModelType")
+    py::enum_<gsplat::CameraModelType>(m, "CameraModelType", py::module_local())
         .value("PINHOLE", gsplat::CameraModelType::PINHOLE)
         .value("ORTHO", gsplat::CameraModelType::ORTHO)
         .value("FISHEYE", gsplat::CameraModelType::FISHEYE)

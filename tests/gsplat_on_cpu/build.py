@@ -46,11 +46,18 @@ def load(folder: Path) -> ModuleType:
 
 
 def _key(cuda: Path) -> str:
-    state = hashlib.sha256(f"{torch.__version__} {sys.version}".encode())
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
+    state = hashlib.sha256(f"{torch.__version__} {sys.version} {compiler}".encode())
     ours = sorted(p for p in HERE.iterdir() if p.suffix in (".h", ".cpp", ".py"))
-    for path in (*ours, *(cuda / "csrc" / name for name in SOURCES)):
+    for path in (*ours, *_theirs(cuda)):
         state.update(path.read_bytes())
     return state.hexdigest()[:16]
+
+
+def _theirs(cuda: Path) -> list[Path]:
+    """gsplat's files that are compiled, and its headers."""
+    headers = sorted([*(cuda / "include").iterdir(), *(cuda / "csrc").glob("*.h")])
+    return [*headers, *(cuda / "csrc" / name for name in SOURCES)]
 
 
 def _imported(library: Path) -> ModuleType:
@@ -71,7 +78,7 @@ def _compile(cuda: Path, folder: Path, library: Path) -> None:
     for name in CUDA_HEADERS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text('#include "cuda_on_cpu.h"\n')
-    for path in (*(cuda / "include").iterdir(), *(cuda / "csrc").glob("*.h"), *(cuda / "csrc" / n for n in SOURCES)):
+    for path in _theirs(cuda):
         (folder / path.name).write_text(in_cpp(path.read_text()))
     everything = folder / "everything.cpp"  # torch's headers are what takes long: read them once
     everything.write_text("".join(f'#include "{name}"\n' for name in ("shared_memory.h", *SOURCES, "bindings.cpp")))
@@ -89,6 +96,9 @@ def _compile(cuda: Path, folder: Path, library: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"gsplat's kernels do not compile here:\n{done.stderr[-4000:]}")
+    for older in library.parent.glob("csrc-*"):
+        if older != staged:
+            older.unlink()
     staged.replace(library)
 
 

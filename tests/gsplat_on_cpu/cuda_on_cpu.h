@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <stdexcept>
 #include <type_traits>
 #include <vector>
 
@@ -35,9 +36,10 @@ inline dim3 gridDim, blockDim, blockIdx, threadIdx;  // of the thread that runs
 namespace cuda_on_cpu {
 
 constexpr uint32_t WARP = 32;
+constexpr int64_t SHARED = 227 * 1024;  // bytes that the threads of a block may share at most
 
-// Runs a kernel for every thread of every block.
-void run(dim3 grid, dim3 block, const std::function<void()>& kernel);
+// Runs a kernel for every thread of every block. Throws where CUDA refuses a launch, and where threads wait for ever.
+void run(dim3 grid, dim3 block, int64_t shared, const std::function<void()>& kernel);
 
 // Waits for those of the block (or of the warp) that have not returned; hands in a value and gives all values back, by
 // rank in the block (or lane). Where a thread has returned, `present` is false.
@@ -74,8 +76,8 @@ T sum(const Handed& all, uint32_t end) {
 }
 
 template <class... P>
-auto launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t, int) {
-    return [=](P... arguments) { run(grid, block, [&] { kernel(arguments...); }); };
+auto launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared, int) {
+    return [=](P... arguments) { run(grid, block, shared, [&] { kernel(arguments...); }); };
 }
 
 // A conversion of a negative or huge number to unsigned saturates on a GPU; in C++ it is undefined.

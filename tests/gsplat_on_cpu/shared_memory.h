@@ -5,5 +5,5 @@
 #include "cuda_on_cpu.h"
 
 namespace gsplat {
-alignas(16) int s[1 << 16];
+alignas(16) int s[cuda_on_cpu::SHARED / sizeof(int)];
 }

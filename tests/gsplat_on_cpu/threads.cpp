@@ -12,6 +12,8 @@ namespace {
 constexpr size_t STACK = 256 * 1024;
 constexpr uint32_t MOST = 1024;  // threads of a block
 
+uint64_t moves;  // barriers opened and threads ended
+
 // Two sets of values in turn: some may still read the last ones when others hand in the next.
 struct Barrier {
     uint64_t values[2][MOST];
@@ -24,6 +26,7 @@ struct Barrier {
         std::fill(&present[0][0], &present[0][0] + 2 * MOST, false);
     }
     void open() {
+        ++moves;
         ++generation;
         waiting = 0;
         std::fill_n(present[generation % 2], count, false);
@@ -44,6 +47,11 @@ uint32_t current;
 ucontext_t scheduler_context;
 std::jmp_buf scheduler;
 const std::function<void()>* running;
+constexpr uint32_t MOST_X = 0x7fffffff, MOST_YZ = 0xffff;
+
+bool fits(dim3 size, uint32_t x, uint32_t yz) {
+    return size.x > 0 && size.y > 0 && size.z > 0 && size.x <= x && size.y <= yz && size.z <= yz;
+}
 
 void leave(Barrier& barrier) {
     if (--barrier.live > 0 && barrier.waiting == barrier.live) barrier.open();
@@ -52,6 +60,7 @@ void leave(Barrier& barrier) {
 void body() {
     (*running)();
     threads[current].done = true;
+    ++moves;
     leave(whole);
     leave(warps[current / WARP]);
     _longjmp(scheduler, 1);
@@ -91,9 +100,10 @@ Handed exchange_in_block(uint64_t value) { return exchange(whole, current, value
 Handed exchange_in_warp(uint64_t value) { return exchange(warps[current / WARP], current % WARP, value); }
 uint32_t rank_in_block() { return current; }
 
-void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+void run(dim3 grid, dim3 block, int64_t shared, const std::function<void()>& kernel) {
+    if (!fits(grid, MOST_X, MOST_YZ) || !fits(block, MOST, MOST) || block.x * block.y * block.z > MOST || shared > SHARED)
+        throw std::runtime_error("a launch that CUDA refuses: no or too many blocks or threads, or too much shared memory");
     const uint32_t n = block.x * block.y * block.z;
-    if (n > MOST) throw std::runtime_error("more threads a block than a GPU has");
     gridDim = grid, blockDim = block, running = &kernel;
     if (threads.size() < n) threads.resize(n);
     warps.resize((MOST + WARP - 1) / WARP);
@@ -102,12 +112,15 @@ void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
         whole.start(n);
         for (uint32_t w = 0; w * WARP < n; ++w) warps[w].start(std::min(WARP, n - w * WARP));
         for (uint32_t i = 0; i < n; ++i) threads[i].started = threads[i].done = false;
-        for (uint32_t left = n; left > 0;)
+        for (uint32_t left = n; left > 0;) {
+            const uint64_t before = moves;
             for (uint32_t i = 0; i < n; ++i) {
                 if (threads[i].done) continue;
                 resume(i);
                 left -= threads[i].done ? 1 : 0;
             }
+            if (moves == before) throw std::runtime_error("threads of a block wait for each other at several barriers");
+        }
     }
 }
 

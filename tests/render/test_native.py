@@ -22,6 +22,7 @@ from tests.render.scenes import camera, leaves, mixed_gaussians, of_one_kind, ra
 pytestmark = pytest.mark.skipif(not native.available(), reason="the compiled kernels are not installed")
 assert_agree = partial(agreement.assert_agree, "native")
 
+
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),

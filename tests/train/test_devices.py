@@ -59,7 +59,7 @@ def device(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "elsewhere with gsplat":
             there = elsewhere.device()
-            gsplat_on_cpu.use(patch, request.config.cache.mkdir("gsplat_on_cpu"), elsewhere.run)
+            gsplat_on_cpu.use(patch, gsplat_on_cpu.folder(request), elsewhere.run)
             choose = backends.choose
             patch.setattr(backends, "choose", lambda d, dtype: "gsplat" if d.type == there.type else choose(d, dtype))
         yield elsewhere.device()
@@ -221,7 +221,7 @@ def test_subsets_are_ranked_there(device, experts):
     assert len(ranked) == 3 and ranked[0].ms > 0
 
 
-def test_tables_are_measured_there(device, request, tmp_path):
+def test_mixtures_and_students_of_the_tables_are_measured_there(device, request, tmp_path):
     if request.node.callspec.params["device"] == "elsewhere":
         pytest.skip("the reference takes minutes for this, and the kernels go the same way")
     clip = synthesize(tmp_path / "room", cameras=4, frames=2, size=(32, 24), progress=False)
@@ -235,5 +235,9 @@ def test_tables_are_measured_there(device, request, tmp_path):
         assert paper.rows_of(bench, table, what)
     assert bench.refined(plan.names).device.type == device.type
     fused = fuse(bench.refined(plan.names), [scene.view(1, 0)])
-    assert score_depth(fused, scene, clip).covered >= 0
-    assert side_by_side({"fused": fused}, scene.cameras[0], 0.5, scene.bounds).ndim == 3
+    models = {"there": fused, "here": fused.to("cpu")}
+    found, wanted = (score_depth(m, scene, clip) for m in models.values())
+    assert found.covered == pytest.approx(wanted.covered, abs=0.01) and wanted.covered > 0
+    assert found.rmse == pytest.approx(wanted.rmse, rel=1e-3)
+    sheets = [side_by_side({"fused": m}, scene.cameras[0], 0.5, scene.bounds).astype(int) for m in models.values()]
+    assert abs(sheets[0] - sheets[1]).mean() < 0.1  # of 255 levels

@@ -65,9 +65,9 @@ def label(bench: Bench, table: str, what: What) -> str:
 
 
 def cell_key(bench: Bench, table: str, what: What) -> str:
-    """Stands for all that a cell depends on: clip, seed, settings, the version of moegs and the models, by content."""
+    """Stands for all that a cell depends on: clip, seed, settings, device, version of moegs and the models, by content."""
     plan, models = bench.plan, TABLES[table].models(bench, what)
-    return content_key([__version__, table, what, bench.clip, bench.seed, plan.every, plan.timed, models])
+    return content_key([__version__, table, what, bench.clip, bench.seed, bench.device, plan.every, plan.timed, models])
 
 
 def cell_file(bench: Bench, table: str, what: What) -> Path:
