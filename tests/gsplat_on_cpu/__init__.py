@@ -14,6 +14,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -52,11 +53,10 @@ def use(patch: pytest.MonkeyPatch, folder: Path, run: Run | None = None) -> Modu
         warnings.simplefilter("ignore")
         if first:  # it takes what was compiled before it looks for CUDA
             importing.setitem(sys.modules, "gsplat.csrc", kernels)
-        import gsplat
-        from gsplat.cuda import _backend
+        gsplat, backend = import_module("gsplat"), import_module(BACKEND)
     if first:
         patch.setitem(sys.modules, BACKEND, sys.modules.pop(BACKEND))  # afterwards it looks for CUDA again
-    patch.setattr(_backend, "_C", kernels)
+    patch.setattr(backend, "_C", kernels)
     patch.setattr(gsplat_backend, "_import_kernels", lambda inputs: gsplat)
     return kernels
 
