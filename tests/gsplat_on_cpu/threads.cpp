@@ -44,9 +44,9 @@ std::vector<Thread> threads;
 std::vector<Barrier> warps;
 Barrier whole;
 uint32_t current;
-ucontext_t scheduler_context;
 std::jmp_buf scheduler;
 const std::function<void()>* running;
+
 constexpr uint32_t MOST_X = 0x7fffffff, MOST_YZ = 0xffff;
 
 bool fits(dim3 size, uint32_t x, uint32_t yz) {

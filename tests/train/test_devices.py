@@ -111,9 +111,9 @@ def test_an_expert_trains_there_as_on_the_cpu(device, prior: str):
     here = fit_expert(scene, get(prior).for_clip(4), QUICK, progress=False)
     assert all(v.device.type == device.type for v in there.params.values()) and here.device.type == "cpu"
     assert len(there) == len(here) > len(scene.cloud)
-    for field in ("means", "opacities"):
+    for field, least in (("means", 5e-4), ("opacities", 2e-3)):
         found, wanted = (getattr(e.to("cpu").at(0.5), field) for e in (there, here))
-        assert (found - wanted).abs().median() < 2e-3  # Adam makes much of what rounding leaves of no gradient at all
+        assert (found - wanted).abs().median() < least  # Adam makes much of what rounding leaves of no gradient at all
 
 
 def test_idle_gaussians_give_way_there(device):
