@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moegs.deform import prior as priors
 from moegs.deform.polynomial import LIVES
-from moegs.errors import FormatError, MoegsError
+from moegs.errors import ConfigError, FormatError, MoegsError
 from moegs.gaussians.params import Params, population_of, populations
 from moegs.render.environment import ENVIRONMENT
 from moegs.render.types import FOOTPRINTS, RasterOptions
@@ -41,7 +41,7 @@ def read_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if decoder is not None and decoder not in ("sigmoid", "clamp"):
         raise _wrong(path, "decoder", "null, 'sigmoid' or 'clamp'", decoder)
     return {
-        "prior": _prior(path, header), "options": _options(path, header["options"]),
+        "prior": _prior(path, header), "options": read_options(path, header["options"]),
         "background": tuple(map(float, background)), "decoder": decoder, "meta": header["meta"],
     }  # fmt: skip
 
@@ -89,7 +89,12 @@ def _prior(path: Path, header: dict[str, Any]) -> priors.Prior:
         raise FormatError(f"{path}: metadata field 'prior' or 'config': {error}") from None
 
 
-def _options(path: Path, found: dict[str, Any]) -> RasterOptions:
+def read_options(path: Path, found: dict[str, Any]) -> RasterOptions:
+    """Raster options from what a file says of them.
+
+    Raises:
+        FormatError: a field is unknown, of another type, or holds a value without meaning.
+    """
     if unknown := sorted(set(found) - {f.name for f in fields(RasterOptions)}):
         raise FormatError(f"{path}: metadata field is unknown: 'options.{unknown[0]}'; update moegs to read it.")
     if not _is_number(found.get("eps2d", 0.3)) or found.get("eps2d", 0.3) < 0:
@@ -101,7 +106,10 @@ def _options(path: Path, found: dict[str, Any]) -> RasterOptions:
     for name in ("near", "far"):
         if found.get(name) is not None and not _is_number(found[name]):
             raise _wrong(path, f"options.{name}", "null or a finite number", found[name])
-    return RasterOptions(**found)
+    try:
+        return RasterOptions(**found)
+    except ConfigError as error:
+        raise FormatError(f"{path}: {error}") from None
 
 
 def _check_tensor(path: Path, name: str, value: Tensor, params: Params) -> None:

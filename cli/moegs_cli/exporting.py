@@ -23,20 +23,33 @@ from ._outputs import force_option, refuse_to_replace
     help="ply: one INRIA .ply a frame. original: the layout of the project that invented the prior.",
 )
 @click.option("--frames", type=click.IntRange(1), default=None, help="Number of .ply files; as the clip by default.")
+@click.option(
+    "--as-trained", is_flag=True,
+    help="Leave Gaussians as they are, for programs that draw them as moegs does (info tells how); .ply files only.",
+)
 @force_option
-def export(expert: Path, out: Path, kind: str, frames: int | None, force: bool) -> None:
-    """Write EXPERT as one .ply a frame, or in its prior's original layout."""
+def export(expert: Path, out: Path, kind: str, frames: int | None, as_trained: bool, force: bool) -> None:
+    """Write EXPERT as one .ply a frame, or in its prior's original layout.
+
+    Experts are trained with a filter as narrow as a pixel. Viewers of .ply files draw with a wider one, so Gaussians are
+    rewritten for it, which costs 1 to 4 dB; train with --no-antialias where such files or the original programs are the aim.
+    """
     from moegs.errors import ConfigError
+    from moegs.interop import drawn_as_original, export_ply_sequence
     from moegs.interop import export as export_original
-    from moegs.interop import export_ply_sequence
 
     refuse_to_replace(out, force)
     loaded = open_only_expert(expert)
     if kind == "original":
         click.echo(export_original(loaded, out))
+        if not drawn_as_original(loaded):
+            click.echo(
+                "Note: the original program draws with another low-pass filter than this expert was trained with; "
+                "moegs reads the files back as they were. Train with --no-antialias for the original.", err=True,
+            )  # fmt: skip
         return
     count = frames or loaded.meta.get("n_frames")
     if count is None:
         raise ConfigError(f"{expert}: does not say how many frames its clip had; give --frames.")
-    files = export_ply_sequence(loaded, out, [i / count for i in range(count)])
+    files = export_ply_sequence(loaded, out, [i / count for i in range(count)], as_trained=as_trained)
     click.echo(f"{out}: {len(files)} files")

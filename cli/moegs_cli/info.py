@@ -67,7 +67,9 @@ def describe_mixture(folder: Path) -> dict[str, Any]:
 def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for key, value in found.items():
-        if isinstance(value, dict) and value:
+        if key == "seen_from" and isinstance(value, list):
+            lines.append(f"{indent}{key}: {len(value)} cameras")
+        elif isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif key == "tensors" or (isinstance(value, list) and len(value) == 2 and isinstance(value[1], list)):
             lines.append(f"{indent}{key}: {value[0]} {value[1]}")

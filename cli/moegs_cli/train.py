@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     "--leave-out", default=None, metavar="N|CAMERAS",
     help="Keep so many training cameras, or these, for a router (route --router-views).",
 )
+@click.option(
+    "--antialias/--no-antialias", default=True, show_default=True,
+    help="A filter as narrow as a pixel; or 3D Gaussian Splatting's, which viewers of .ply files and the originals have.",
+)
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT from its checkpoint, on the CPU bit for bit.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -113,7 +117,11 @@ def key_value(option: str, entry: str) -> tuple[str, Any]:
 
 
 def _overridden(config: FitConfig, options: dict[str, Any]) -> FitConfig:
+    from moegs.render import RasterOptions
+
     if options["max_gaussians"] is not None:
         config = replace(config, densify=replace(config.densify, max_gaussians=options["max_gaussians"]))
+    if not options["antialias"]:
+        config = replace(config, options=RasterOptions())
     given = {k: options[k] for k in ("steps", "seed", "checkpoint_every") if options[k] is not None}
     return replace(config, **given)

@@ -18,12 +18,14 @@ from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, m
 from moegs.interop._chunks import chunk_folders, join_chunks
 from moegs.interop._files import config_in, find_run
 from moegs.interop._mixture import to_mixture
+from moegs.interop._refilter import STOCK, drawn_alike
 from moegs.interop._sequence import export_ply_sequence
 from moegs.interop.moegs_stage2 import ImportedMixture
 
 __all__ = [
     "FORMATS",
     "ImportedMixture",
+    "drawn_as_original",
     "export",
     "export_ply_sequence",
     "load",
@@ -117,6 +119,14 @@ def export(expert: Expert, path: str | Path, format: str = "auto") -> Path:
         )
     write: Callable[[Expert, str | Path], Path] = _MODULES[name].export
     return write(expert, path)
+
+
+def drawn_as_original(expert: Expert) -> bool:
+    """Whether the project that invented an expert's prior draws it through the same low-pass filter.
+
+    Ex4DGS compensates opacities and takes any width; the others have the filter of 3D Gaussian Splatting.
+    """
+    return expert.options.compensate if expert.prior.name == ex4dgs.PRIOR else drawn_alike(expert.options, STOCK)
 
 
 def options_of(format: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moegs._expert_file import read_options
 from moegs.deform.prior import Prior
 from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
@@ -20,12 +22,14 @@ from moegs.gaussians.vertices import expect_names, read_vertices
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
 from moegs.io import atomic_write
+from moegs.render.types import RasterOptions
 
 Columns = dict[str, np.ndarray]
 P = TypeVar("P", bound=Prior)
 
 ROUTER_NAMES = ("f_t_0", "w_b_0", "w_b_1")  # what stage 2 of MoE-GS appends to an expert's file
-STOCK_NEAR = 0.2  # the stock rasteriser drops Gaussians nearer than this
+STOCK = RasterOptions(near=0.2)  # the stock rasteriser, which drops Gaussians nearer than this
+RASTER = "raster_options"  # in cfg_args, where an expert is drawn otherwise than its layout says; our own word
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
@@ -72,6 +76,20 @@ def background(config: Config, default: bool) -> tuple[float, float, float]:
     return WHITE if config.flag("white_background", default) else BLACK
 
 
+def raster_options(config: Config, usual: RasterOptions) -> RasterOptions:
+    """How an expert is drawn: as usual in its layout, unless an export by moegs says otherwise.
+
+    Raises:
+        FormatError: what it says has no meaning.
+    """
+    found = config.values.get(RASTER)
+    if found is None:
+        return usual
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise FormatError(f"{config.path}: option {RASTER!r}: expected names and values in braces, got {found!r}.")
+    return read_options(config.path or Path("cfg_args"), found)
+
+
 def meta(project: str, run: Run, **more: Any) -> dict[str, Any]:
     """Provenance of an imported expert, JSON-ready."""
     plain = {key: value for key, value in run.config.values.items() if _is_json(value)}
@@ -83,9 +101,12 @@ def iteration_folder(expert: Expert, folder: Path) -> Path:
     return folder / "point_cloud" / f"iteration_{expert.meta.get('iteration') or 30000}"
 
 
-def write_config(expert: Expert, folder: Path, **values: Any) -> None:
-    """Write ``cfg_args``: what the import found, with ``values`` on top. Atomic."""
+def write_config(expert: Expert, folder: Path, usual: RasterOptions = STOCK, **values: Any) -> None:
+    """Write ``cfg_args``: what the import found, ``values`` on top, and how the expert is drawn if not as usual. Atomic."""
     merged = {**expert.meta.get("cfg_args", {}), **values}
+    merged.pop(RASTER, None)
+    if expert.options != usual:
+        merged[RASTER] = asdict(expert.options)
     text = ", ".join(f"{key}={value!r}" for key, value in merged.items() if key.isidentifier())
     with atomic_write(folder / "cfg_args") as file:
         file.write(f"Namespace({text})".encode())

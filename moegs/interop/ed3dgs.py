@@ -20,7 +20,6 @@ from moegs.interop import _networks as networks
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, load_state
-from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "E-D3DGS", Embedding.name
 HEADS = {
@@ -60,7 +59,7 @@ def load(run: Run, *, router: bool = False, step: int | None = None, heads: tupl
     return Expert(
         prior,
         params,
-        options=RasterOptions(near=common.STOCK_NEAR),
+        options=common.raster_options(run.config, common.STOCK),
         background=common.WHITE if router else common.background(run.config, default=True),
         meta=common.meta(PROJECT, run) | ({} if step is None else {"iteration": step}),
     )

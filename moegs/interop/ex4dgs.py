@@ -24,6 +24,7 @@ from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "Ex4DGS", Interpolation.name
 DYNAMIC = "dynamic_point_cloud.ply"
+NEAR, FAR = 0.01, 300.0
 TRAINED = "trained_duration"  # our own word in cfg_args; the original keeps this only in its checkpoints
 _KEYFRAME = re.compile(r"motion_xyz_([0-9]{1,6})_0")
 _POSITION = {"cube": "cubic", "linear": "linear"}
@@ -90,14 +91,14 @@ def load(
     return Expert(
         replace(prior, normalise_static=not raw, sh_degree=_degree(params)),
         params,
-        options=_options(run.config),
+        options=common.raster_options(run.config, _options(run.config)),
         background=common.WHITE,  # training draws it at random; the authors' renders are on white
         meta=common.meta(PROJECT, run),
     )
 
 
 def _options(config: Config) -> RasterOptions:
-    near, far = config.number("near", 0.01), config.number("far", 300.0)
+    near, far = config.number("near", NEAR), config.number("far", FAR)
     eps2d = config.number("kernel_size", 0.1)
     if not 0 < near < far or eps2d < 0:
         raise FormatError(f"{config.path}: expected 0 < near < far and kernel_size >= 0, got {near}, {far}, {eps2d}.")
@@ -232,7 +233,8 @@ def export(expert: Expert, folder: str | Path) -> Path:
     write_vertices(place / "point_cloud.ply", _static_columns(static or _nothing(moving)))
     if moving:
         write_vertices(place / DYNAMIC, _dynamic_columns(moving))
-    common.write_config(expert, folder, **_flags(prior, expert.options))
+    usual = RasterOptions(expert.options.eps2d, True, expert.options.near or NEAR, expert.options.far or FAR)
+    common.write_config(expert, folder, usual, **_flags(prior, usual))
     return place
 
 
@@ -248,8 +250,8 @@ def _flags(prior: Interpolation, options: RasterOptions) -> dict[str, Any]:
         "time_pad": prior.pad,
         "var_pad": prior.var_pad,
         "kernel_size": options.eps2d,
-        "near": options.near or 0.01,
-        "far": options.far or 300.0,
+        "near": options.near,
+        "far": options.far,
     }
 
 

@@ -22,7 +22,6 @@ from moegs.interop import _networks as networks
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, load_state, load_tensors
-from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "4DGaussians", HexPlane.name
 HEADS = {
@@ -61,7 +60,7 @@ def load(run: Run, *, router: bool = False, heads: tuple[str, ...] | None = None
     return Expert(
         prior,
         params,
-        options=RasterOptions(near=common.STOCK_NEAR),
+        options=common.raster_options(run.config, common.STOCK),
         background=common.WHITE if router else common.background(run.config, default=True),
         meta=common.meta(PROJECT, run),
     )

@@ -18,7 +18,7 @@ from moegs.interop import _canonical as common
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, finite, load_tensors
 from moegs.render.environment import ENVIRONMENT
-from moegs.render.types import FOOTPRINTS, RasterOptions
+from moegs.render.types import FOOTPRINTS
 
 PROJECT, PRIOR = "4d-gaussian-splatting", Reformulation.name
 LENGTH = 19
@@ -89,7 +89,10 @@ def load(
     return Expert(
         prior,
         params,
-        options=RasterOptions(near=common.STOCK_NEAR, footprint=_choice(run, "footprint", footprint, usual, FOOTPRINTS)),
+        options=replace(
+            common.raster_options(run.config, common.STOCK),
+            footprint=_choice(run, "footprint", footprint, usual, FOOTPRINTS),
+        ),
         background=common.BLACK if ENVIRONMENT in params else common.background(run.config, default=False),
         meta=common.meta(PROJECT, run, **more) | {"iteration": iteration},
     )
@@ -181,7 +184,8 @@ def export(expert: Expert, folder: str | Path) -> Path:
     duration = [prior.time_start, prior.time_start + span]
     flags = {"prefilter_var": prior.prefilter_var, "time_duration": duration}
     flags |= {"footprint": expert.options.footprint, "seen_at": prior.seen_at}
-    common.write_config(expert, folder, white_background=expert.background == common.WHITE, **flags)
+    usual = replace(common.STOCK, footprint=expert.options.footprint)
+    common.write_config(expert, folder, usual, white_background=expert.background == common.WHITE, **flags)
     return path
 
 

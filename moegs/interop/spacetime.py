@@ -9,6 +9,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from moegs.interop import _canonical as common
 from moegs.interop._chunks import chunk_folder, split_chunks
 from moegs.interop._files import Run
 from moegs.interop._tensors import expect, load_state
-from moegs.render.types import RasterOptions
 
 PROJECT, PRIOR = "SpacetimeGaussians", Polynomial.name
 FULL, LITE, SH = "full", "lite", "sh"
@@ -69,7 +69,7 @@ def load(run: Run, *, router: bool = False, chunk: tuple[int, int] = (0, 1), dec
     return Expert(
         _prior(params, kind, activation),
         _on_clip(params, part),
-        options=RasterOptions(near=common.STOCK_NEAR),
+        options=common.raster_options(run.config, common.STOCK),
         background=common.background(run.config, default=False),
         decoder=activation if kind == FULL else None,
         meta=common.meta(PROJECT, run, kind=kind, chunk=[part.index, part.count]),
@@ -206,7 +206,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
     if kind == FULL:
         weights = {f"mlp{i}.weight": params[f"decoder.w{i}"].detach().cpu()[:, :, None, None].clone() for i in (1, 2)}
         common.save_torch(OrderedDict(weights), place / "point_cloud.pt")
-    flags = {"rgbfunction": _FUNCTION[expert.decoder]} if expert.decoder else {}
+    flags: dict[str, Any] = {"rgbfunction": _FUNCTION[expert.decoder]} if expert.decoder else {}
     common.write_config(expert, folder, white_background=expert.background == common.WHITE, **flags)
     return place
 

@@ -2,7 +2,7 @@
 
 from moegs.train.budgets import BUDGETS, budget, refine_budget, route_budget
 from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_renderer, sparse_renderer
-from moegs.train.fit import FitConfig, fit_expert
+from moegs.train.fit import ANTIALIASED, FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.memory import freed_memory_kept
 from moegs.train.refine import RefineConfig, refine_mixture
@@ -12,6 +12,7 @@ from moegs.train.views import stacking_split
 from moegs.train.yardsticks import fewest_tiles, sparse_error, yardsticks
 
 __all__ = [
+    "ANTIALIASED",
     "BUDGETS",
     "Evaluation",
     "FitConfig",

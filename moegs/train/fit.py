@@ -42,6 +42,10 @@ MOMENTS = 8  # at which a Gaussian may be opaque enough to stay
 RANKED = 32  # views in which it is seen who colours little
 ANY = PointCloud(torch.eye(3), torch.zeros(3, 3))  # to see which tensors a prior has
 COLD = 0.05  # of its schedule is left of every learning rate at the end
+ANTIALIASED = RasterOptions(eps2d=0.1, compensate=True)
+"""A low-pass filter about as wide as a pixel, under which no Gaussian is brighter than it is (Mip-Splatting, Yu et al., CVPR
+2024; Ex4DGS and the released stage 2 of MoE-GS draw like this). 3D Gaussian Splatting's own (``RasterOptions()``) is wider
+and uncompensated, which costs texture as fine as pixels."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class FitConfig:
         cooldown: last fraction of the run, in which all learning rates fall log-linearly to a twentieth, so that the noise
             of single views averages out.
         background: colour behind everything.
-        options: low-pass filter, compensation, near and far.
+        options: low-pass filter, compensation, near and far; :data:`ANTIALIASED` by default.
         sweep: how points are found for what moves or appears later (:func:`moegs.data.with_moving_points`); None looks for
             none.
         surface: how more points are found on what stands still (:func:`moegs.data.surface_points`); None looks for none.
@@ -84,7 +88,7 @@ class FitConfig:
     sh_every: float = 0.15
     cooldown: float = 0.3
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    options: RasterOptions = field(default_factory=RasterOptions)
+    options: RasterOptions = ANTIALIASED
     sweep: SweepConfig | None = field(default_factory=SweepConfig)
     surface: SurfaceConfig | None = field(default_factory=SurfaceConfig)
     filled: float = 0.67
@@ -173,7 +177,7 @@ def fit_expert(
             return _step(scene, prior.at_step(run.stage(config.steps), config.steps), config, order, run, shown)
 
         train_loop(run, pace, step, lambda: _snapshot(run), folder=folder, resume=resume, progress=progress)
-    expert = _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene)
+    expert = _expert(prior.at_step(config.steps, config.steps), run.optimizer.params, config, scene, order.cameras)
     return replace(expert, meta=expert.meta | {"loss": "photometric" if loss is None else described(loss)})
 
 
@@ -421,10 +425,16 @@ def _allowed(start: int, config: FitConfig, step: int) -> int:
     return cap if start >= cap else round(start + (cap - start) * risen)
 
 
-def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene) -> Expert:
+def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene, cameras: tuple[int, ...]) -> Expert:
     final = {k: v.detach().clone() for k, v in params.items()}
     meta = {
         "scene": scene.name, "n_frames": scene.n_frames, "extent": scene.extent, "steps": config.steps,
-        "seed": config.seed,
+        "seed": config.seed, "seen_from": _viewpoints(scene, cameras),
     }  # fmt: skip
     return Expert(prior, final, config.options, config.background, prior.decoder, meta)
+
+
+def _viewpoints(scene: Scene, cameras: tuple[int, ...]) -> list[list[float]]:
+    """Centres of the cameras that were trained on, in the scene's units, and pixels of a unit at unit distance."""
+    seen = [scene.cameras[i] for i in cameras]
+    return [[*(round(v, 5) for v in c.centre.tolist()), round(float(c.K[:2, :2].diagonal().mean()), 3)] for c in seen]

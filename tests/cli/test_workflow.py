@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
@@ -146,7 +147,20 @@ def test_export_writes_one_ply_a_frame(cli, experts, tmp_path):
     cli("export", experts["polynomial"], "--out", tmp_path)
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == [f"frame_{i:05d}.ply" for i in range(4)]
-    read_ply(tmp_path / files[0])
+    expert, found = load_expert(experts["polynomial"] / "expert.safetensors"), read_ply(tmp_path / files[0])
+    assert (found.scales < expert.at(0.0).scales * 0.999).any()  # rewritten for a wider filter
+    cli("export", experts["polynomial"], "--out", tmp_path, "--as-trained", "--force")
+    torch.testing.assert_close(read_ply(tmp_path / files[0]).scales, expert.at(0.0).scales)
+
+
+def test_train_for_viewers_that_have_the_filter_of_3dgs(cli, clip, cache, tmp_path):
+    for name, flags, filtered in (("a", (), (0.1, True)), ("b", ("--no-antialias",), (0.3, False))):
+        short = ("--prior", "polynomial", "--steps", 1, "--frame-cache", cache, "--quiet")
+        cli("train", clip, "--out", tmp_path / name, *short, *flags)
+        expert = load_expert(tmp_path / name / "expert.safetensors")
+        assert (expert.options.eps2d, expert.options.compensate) == filtered
+        assert len(expert.meta["seen_from"]) == 3 and all(len(row) == 4 for row in expert.meta["seen_from"])
+    assert "seen_from: 3 cameras" in cli("info", tmp_path / "a").output
 
 
 def test_export_and_import_the_original_layout(cli, experts, tmp_path):

@@ -20,6 +20,8 @@ from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.gaussians.container import covariances
 from moegs.gaussians.ply import read_ply
+from moegs.render import RasterOptions
+from moegs.train import ANTIALIASED
 from tests.interop.models import ORIGINALS, expert, original, run_of
 from tests.interop.support import assert_same_tensors, case, close
 
@@ -62,6 +64,25 @@ def test_original_shapes_round_trip_bit_for_bit(tmp_path: Path, format: str, n: 
     again = interop.load(tmp_path / "b")
     assert_same_tensors(again.params, first.params)
     assert again.prior == first.prior and again.options == first.options
+
+
+@pytest.mark.parametrize("format", ORIGINALS)
+@pytest.mark.parametrize("options", [ANTIALIASED, RasterOptions(), RasterOptions(eps2d=0.2, near=1.0, far=9.0)])
+def test_how_an_expert_is_drawn_comes_back(tmp_path: Path, format: str, options: RasterOptions) -> None:
+    interop.export(replace(original(format), options=options), tmp_path / "a", format)
+    first = interop.load(tmp_path / "a")
+    assert first.options == options
+    interop.export(replace(first, options=ORIGINALS[format][1]), tmp_path / "b", format)
+    assert interop.load(tmp_path / "b").options == ORIGINALS[format][1]
+    assert "raster_options" not in (tmp_path / "b" / "cfg_args").read_text()
+
+
+def test_which_experts_their_projects_draw_alike() -> None:
+    for format in ORIGINALS:
+        assert interop.drawn_as_original(original(format))
+    assert not interop.drawn_as_original(replace(original("spacetime"), options=ANTIALIASED))
+    assert interop.drawn_as_original(replace(original("ex4dgs"), options=RasterOptions(eps2d=0.4, compensate=True)))
+    assert not interop.drawn_as_original(replace(original("ex4dgs"), options=RasterOptions()))
 
 
 @pytest.mark.parametrize("name", TRAINED_HERE)

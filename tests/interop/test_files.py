@@ -117,6 +117,9 @@ def test_options_without_meaning(tmp_path: Path, format: str, options: dict[str,
         interop.load(run_of(format, tmp_path), **options)
 
 
+_NO_OPTIONS = ("3", "[]", "{1: 2}", "{'eps2d': -1}", "{'eps2d': 'x'}", "{'blur': 1}", "{'near': 2, 'far': 1}")
+
+
 @pytest.mark.parametrize(
     ("format", "option"),
     [
@@ -130,6 +133,7 @@ def test_options_without_meaning(tmp_path: Path, format: str, options: dict[str,
         ("spacetime", "rgbfunction='sandwich3'"),
         ("spacetime", "white_background=1"),
         ("4dgs", "prefilter_var='small'"),
+        *((format, f"raster_options={value}") for format in ORIGINALS for value in _NO_OPTIONS),
     ],
 )
 def test_options_in_cfg_args_that_cannot_be_honoured(tmp_path: Path, format: str, option: str) -> None:
