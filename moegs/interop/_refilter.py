@@ -23,8 +23,8 @@ def drawn_alike(a: RasterOptions, b: RasterOptions) -> bool:
     return (a.eps2d, a.compensate) == (b.eps2d, b.compensate)
 
 
-def viewpoints(meta: dict[str, Any]) -> Float[Tensor, "v 4"] | None:
-    """Where an expert was seen from in training: centres of cameras, and pixels of a unit at unit distance.
+def viewpoints(meta: dict[str, Any]) -> Float[Tensor, "v 7"] | None:
+    """Where an expert was seen from in training: centre, viewing direction and focal length in pixels of each camera.
 
     None where its ``meta`` does not say so, or says something else.
     """
@@ -34,11 +34,11 @@ def viewpoints(meta: dict[str, Any]) -> Float[Tensor, "v 4"] | None:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Tensor, "v 4"]) -> Gaussians:
+def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Tensor, "v 7"]) -> Gaussians:
     """Gaussians that :data:`STOCK` draws nearly as ``options`` draws those that are given, at the cameras' resolution.
 
     Exact where a Gaussian's covariance in the image has the difference of the filters to give; what is thinner is drawn
-    too wide, and as much fainter. Both go by the pixel of the median camera.
+    too wide, and as much fainter. Both go by the pixel of the median of the cameras that it is before.
 
     Args:
         gaussians: at one moment.
@@ -47,14 +47,16 @@ def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Te
     """
     places = seen_from.to(gaussians.means)
     offsets = gaussians.means[:, None] - places[None, :, :3]
-    pixel = (offsets.norm(dim=-1) / places[:, 3]).median(dim=1).values.square()[:, None]
+    depths = (offsets * places[:, 3:6]).sum(-1)
+    facing = depths > 0
+    pixel = torch.where(facing, depths / places[:, 6], math.nan).nanmedian(dim=1).values.nan_to_num().square()[:, None]
     quats, scales = (v.to(gaussians.means) for v in axes(gaussians))
-    looking = torch.nn.functional.normalize(offsets, dim=-1).mean(dim=1)
+    looking = (torch.nn.functional.normalize(offsets, dim=-1) * facing[..., None]).sum(dim=1)
     along = torch.einsum("nij,ni->nj", quaternions.to_matrix(quats), torch.nn.functional.normalize(looking, dim=-1))
     before = scales.square()
     after = torch.maximum(before + (options.eps2d - STOCK.eps2d) * pixel, THINNEST**2 * pixel).clamp_min(1e-20)
-    own = before if options.compensate else before + options.eps2d * pixel  # what its amplitude is spread over
-    factor = (_shadow(own, along) / _shadow(after + STOCK.eps2d * pixel, along)).sqrt()
+    spread = before if options.compensate else before + options.eps2d * pixel  # what an opacity of one would cover
+    factor = (_shadow(spread, along) / _shadow(after + STOCK.eps2d * pixel, along)).sqrt()
     opacities = (gaussians.opacities * factor).clamp(max=1.0)
     return replace(gaussians, quats=quats, scales=after.sqrt(), opacities=opacities, covars=None, by_covar=None)
 
@@ -62,9 +64,9 @@ def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Te
 def _shadow(variances: Float[Tensor, "n 3"], along: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     """Determinant of the covariance that is left when ellipsoids are looked at along a direction of their own axes."""
     x, y, z = variances.unbind(-1)
-    return (torch.stack([y * z, x * z, x * y], dim=-1) * along.square()).sum(-1)
+    return (torch.stack([y * z, x * z, x * y], dim=-1) * along.square()).sum(-1).clamp_min(1e-30)
 
 
 def _is_viewpoint(row: Any) -> bool:
-    numbers = isinstance(row, list) and len(row) == 4
-    return numbers and all(type(v) in (int, float) and math.isfinite(v) for v in row) and row[3] > 0
+    numbers = isinstance(row, list) and len(row) == 7
+    return numbers and all(type(v) in (int, float) and math.isfinite(v) for v in row) and row[6] > 0

@@ -435,6 +435,7 @@ def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene, camer
 
 
 def _viewpoints(scene: Scene, cameras: tuple[int, ...]) -> list[list[float]]:
-    """Centres of the cameras that were trained on, in the scene's units, and pixels of a unit at unit distance."""
+    """Centre, viewing direction and focal length in pixels of the cameras that were trained on, in the scene's frame."""
     seen = [scene.cameras[i] for i in cameras]
-    return [[*(round(v, 5) for v in c.centre.tolist()), round(float(c.K[:2, :2].diagonal().mean()), 3)] for c in seen]
+    rows = [[*c.centre.tolist(), *c.viewmat[2, :3].tolist(), float(c.K[:2, :2].diagonal().mean())] for c in seen]
+    return [[round(value, 5) for value in row] for row in rows]

@@ -159,7 +159,7 @@ def test_train_for_viewers_that_have_the_filter_of_3dgs(cli, clip, cache, tmp_pa
         cli("train", clip, "--out", tmp_path / name, *short, *flags)
         expert = load_expert(tmp_path / name / "expert.safetensors")
         assert (expert.options.eps2d, expert.options.compensate) == filtered
-        assert len(expert.meta["seen_from"]) == 3 and all(len(row) == 4 for row in expert.meta["seen_from"])
+        assert len(expert.meta["seen_from"]) == 3 and all(len(row) == 7 for row in expert.meta["seen_from"])
     assert "seen_from: 3 cameras" in cli("info", tmp_path / "a").output
 
 

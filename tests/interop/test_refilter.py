@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from .models import ORIGINALS, expert
 
 FOCAL, DISTANCE = 60.0, 3.0
 PIXEL = DISTANCE / FOCAL
-SEEN_FROM = torch.tensor([[0.0, 0.0, 0.0, FOCAL]])
+SEEN_FROM = torch.tensor([[0.0, 0, 0, 0, 0, 1, FOCAL], [0.0, 0, 9, 0, 0, 1, 1]])  # the second is behind
 SHARP = RasterOptions(eps2d=0.1, compensate=True)
 
 
@@ -85,7 +86,8 @@ def test_covariances_are_rewritten_too():
 
 
 @pytest.mark.parametrize(
-    "found", [None, [], 3, [[0.0, 1, 2]], [[0.0, 1, 2, 0]], [[0.0, 1, float("nan"), 2]], [["0", 1, 2, 3]], [None]]
+    "found",
+    [None, [], 3, [None], [[0.0, 1, 2]], [[0.0] * 7], [[0] * 6 + [math.nan]], [["0", 0, 0, 0, 0, 1, 9]]],
 )
 def test_places_that_are_none(found):
     assert viewpoints({"seen_from": found}) is None
@@ -95,7 +97,7 @@ def test_places_that_are_none(found):
 def test_sequences_are_rewritten_where_it_is_known_from_where_they_were_seen(tmp_path, format):
     prior = ORIGINALS[format][0]
     plain = expert(prior, options=RasterOptions(near=0.2))
-    sharp = replace(plain, options=SHARP, meta={"seen_from": [[0.0, 0.0, -4.0, 40.0]]})
+    sharp = replace(plain, options=SHARP, meta={"seen_from": [[0.0, 0.0, -4.0, 0.0, 0.0, 1.0, 40.0]]})
 
     def written(name: str, model, **how) -> Gaussians:
         return read_ply(interop.export_ply_sequence(model, tmp_path / name, [0.5], **how)[0])
