@@ -32,7 +32,7 @@ def export(expert: Path, out: Path, kind: str, frames: int | None, as_trained: b
     """Write EXPERT as one .ply a frame, or in its prior's original layout.
 
     Experts are trained with a filter as narrow as a pixel. Viewers of .ply files draw with a wider one, so Gaussians are
-    rewritten for it, which costs 0.5 to 4 dB; train with --no-antialias where such files or the original programs are the aim.
+    rewritten for it, which costs 0.5 to 4 dB; train with --no-antialias if such files or the original programs are the aim.
     """
     from moegs.errors import ConfigError
     from moegs.interop import drawn_as_original, export_ply_sequence

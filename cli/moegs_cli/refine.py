@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the result.")
 @click.option("--budget", default="small", show_default=True, help="small, medium or full.")
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
+@click.option(
+    "--expert-dropout", type=click.FloatRange(0, 1), default=None, metavar="CHANCE",
+    help="That a step goes without one of the experts, so that each stays right by itself; 0.5 by default.",
+)
 @click.option("--views", default=None, metavar="CAMERAS", help="Learn from these cameras only, separated by commas.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=None, help="Steps between checkpoints.")
@@ -52,7 +56,7 @@ def refine(
     refuse_to_overwrite(out, resume, force)
     before, scene = load_mixture(mixture, rest["device"]), open_scored(data, rest)
     warn_if_other_clip(before, scene)
-    given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every") if rest[k] is not None}
+    given = {k: rest[k] for k in ("steps", "seed", "checkpoint_every", "expert_dropout") if rest[k] is not None}
     cameras = training_cameras_named(scene, rest["views"], "--views")
     config = replace(refine_budget(budget, scene), **given)
     refined = refine_mixture(scene, before, config, out=out, resume=resume, cameras=cameras, progress=not quiet)

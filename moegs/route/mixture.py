@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
 from moegs.render.environment import ENVIRONMENT
 from moegs.render.seen import with_colors
+from moegs.route.blend import gated_blend
 from moegs.route.routers import VolumePixelRouter, group_tags, router_from_config
 
 FORMAT, VERSION = "moegs-mixture", 1
@@ -86,15 +87,61 @@ def mixture_key(mixture: Mixture) -> str:
 
 
 def render_mixture(
-    mixture: Mixture, camera: Camera, t: float, *, temperature: float | None = None, backend: str = "auto"
+    mixture: Mixture,
+    camera: Camera,
+    t: float,
+    *,
+    temperature: float | None = None,
+    without: Collection[str] = (),
+    backend: str = "auto",
 ) -> MixtureRender:
     """Render all experts, their router channels and the blend from one rasteriser call (MoE-GS §3.3).
 
-    ``temperature`` of the gates stands in for the router's own, as it does while a router is trained on a schedule.
+    Args:
+        mixture: experts and router.
+        camera: where from.
+        t: clip-normalised time.
+        temperature: of the gates, instead of the router's own, as while a router is trained on a schedule.
+        without: names of experts that are neither moved nor drawn: their gates are 0, the others' share out what they had,
+            and their pictures are empty.
+        backend: rasteriser.
+
+    Raises:
+        ConfigError: ``without`` names an expert that the mixture has not, or leaves none.
     """
+    if without:
+        return _render_some(mixture, camera, t, temperature, without, backend)
     render = render_experts(list(mixture.experts.values()), camera, t, mixture.router.features(t), backend=backend)
     color, gates = mixture.router.blend(render.features, render.color, render.alpha, camera, t, temperature)
     return MixtureRender(color, gates, render.color, render.depth, render.alpha, render.features, render.backend)
+
+
+def _render_some(
+    mixture: Mixture, camera: Camera, t: float, temperature: float | None, without: Collection[str], backend: str
+) -> MixtureRender:
+    names, router, features = list(mixture.experts), mixture.router, mixture.router.features(t)
+    if unknown := sorted(set(without) - set(mixture.experts)):
+        raise ConfigError(f"without: the mixture has no expert {unknown[0]!r}; it has {', '.join(names)}.")
+    drawn = [i for i, name in enumerate(names) if name not in without]
+    if not drawn:
+        raise ConfigError("without: names all experts of the mixture; leave one to be drawn.")
+    if features is not None:
+        each = features.split(router.counts)
+        features = torch.cat([each[i] for i in drawn])
+    render = render_experts([mixture.experts[names[i]] for i in drawn], camera, t, features, backend=backend)
+
+    def spread(values: Tensor, missing: Tensor | None = None) -> Tensor:
+        """One entry for each expert of the mixture again."""
+        missing = torch.zeros_like(values[0]) if missing is None else missing
+        return torch.stack([values[drawn.index(i)] if i in drawn else missing for i in range(len(names))])
+
+    images, alphas = spread(render.color), spread(render.alpha)
+    maps = None if render.features is None else spread(render.features)
+    # a router that holds an expert's colours against the mean of all sees the mean of those that are there
+    logits = router.logits(maps, spread(render.color, render.color.mean(0)), alphas, camera, t)
+    logits = torch.stack([v if i in drawn else torch.full_like(v, -torch.inf) for i, v in enumerate(logits)])
+    color, gates = gated_blend(images, logits, router.config.temperature if temperature is None else temperature)
+    return MixtureRender(color, gates, images, spread(render.depth), alphas, maps, render.backend)
 
 
 def render_experts(

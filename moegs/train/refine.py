@@ -43,8 +43,11 @@ class RefineConfig:
         decay: all rates fall log-linearly to this fraction of themselves.
         average: the result is the mean over this last part of the run, which lets rates stay large; 0 for the last state.
             Every fifth state counts.
+        expert_dropout: chance that a step goes without one of the experts, drawn at random, whose part the others' gates
+            share out. What each draws then stays right by itself, and views that nobody trained on are better: together
+            experts otherwise cancel each other's errors, which holds on the photographs alone.
         lambda_dssim: share of the structural term in the loss.
-        seed: orders the views.
+        seed: orders the views, and draws who is left out.
         checkpoint_every: steps between checkpoints.
     """
 
@@ -53,6 +56,7 @@ class RefineConfig:
     router_rate: float = 0.2
     decay: float = 0.3
     average: float = 0.5
+    expert_dropout: float = 0.5
     lambda_dssim: float = 0.2
     seed: int = 0
     checkpoint_every: int = 200
@@ -60,9 +64,10 @@ class RefineConfig:
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "checkpoint_every")
         at_least_zero(self, "expert_rate", "router_rate")
-        if not (0 <= self.average <= 1 and 0 < self.decay <= 1):
+        if not (0 <= self.average <= 1 and 0 < self.decay <= 1 and 0 <= self.expert_dropout <= 1):
             raise ConfigError(
-                f"refinement: expected average in [0, 1] and decay in (0, 1], got {self.average} and {self.decay}."
+                "refinement: expected average and expert_dropout in [0, 1] and decay in (0, 1], got "
+                f"{self.average}, {self.expert_dropout} and {self.decay}."
             )
 
 
@@ -176,9 +181,11 @@ def _restore(run: _Run, saved: Checkpoint) -> None:
 def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown: bool) -> dict[str, float]:
     view = view_at(scene, order, run.step, run.mixture.device)
     mixture = run.current()
-    image = render_mixture(mixture, view.camera, view.time).color
+    without = _left_out(config, list(mixture.experts), run.step)
+    image = render_mixture(mixture, view.camera, view.time, without=without).color
     loss = photometric_loss(image, view.image, config.lambda_dssim)
-    loss = loss + sum(e.prior.regularise(e.params, view.time) for e in mixture.experts.values())
+    drawn = [e for name, e in mixture.experts.items() if name not in without]
+    loss = loss + sum(e.prior.regularise(e.params, view.time) for e in drawn)
     if not torch.isfinite(loss):
         raise DivergenceError(f"the mixture's loss is not finite at step {run.step}; the last checkpoint is intact.")
     run.router.zero_grad(set_to_none=True)
@@ -189,6 +196,15 @@ def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown
     router_step(mixture.router, run.router, config.router_rate * config.decay**done, run.step)
     run.average.take(run.step + 1, run.learnt())
     return {"loss": loss.item(), "psnr": psnr(image.detach().clamp(0, 1), view.image)} if shown else {}
+
+
+def _left_out(config: RefineConfig, names: list[str], step: int) -> tuple[str, ...]:
+    """Who is not drawn in a step; depends on nothing but the seed and the step, as the order of views does."""
+    if len(names) < 2 or config.expert_dropout == 0:
+        return ()
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+    chance, chosen = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    return (names[int(chosen * len(names))],) if chance < config.expert_dropout else ()
 
 
 def _finished(expert: Expert, steps: int) -> Expert:

@@ -86,6 +86,39 @@ def test_one_pass_over_every_prior_equals_separate_renders(backend):
             torch.testing.assert_close(image, own, atol=slack, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["volume-pixel", "volume", "pixel", "colours", "wide"])
+@pytest.mark.parametrize("without", [("b",), ["a", "c"]])
+def test_without_some_experts_the_others_share_out_their_gates(kind, without):
+    mixture = make_mixture()
+    more = {"colours": {"inputs": ("rays", "color")}, "wide": {"context": 3}}.get(kind, {"kind": kind})
+    more |= {"inputs": ("rays", "time", "color")} if kind == "pixel" else {}
+    router = VolumePixelRouter(mixture.router.counts, RouterConfig(**more), generator=torch.Generator().manual_seed(2))
+    mixture = replace(mixture, router=router)
+    with torch.no_grad():
+        mixture.router.base.uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+    params = [p.requires_grad_() for e in mixture.experts.values() for p in e.params.values() if p.is_floating_point()]
+    whole, some = (render_mixture(mixture, camera(), 0.3, without=names) for names in ((), without))
+    left = [i for i, name in enumerate(mixture.experts) if name not in without]
+    gone = [i for i in range(3) if i not in left]
+    torch.testing.assert_close(some.images[left], whole.images[left])
+    torch.testing.assert_close(some.depths[left], whole.depths[left])
+    assert not some.gates[gone].any() and not some.images[gone].any() and not some.alphas[gone].any()
+    torch.testing.assert_close(some.gates.sum(0), torch.ones_like(some.gates[0]))
+    torch.testing.assert_close(some.color, blend(some.images, some.gates))
+    if kind not in ("pixel", "colours"):  # those see the other experts' pictures
+        torch.testing.assert_close(some.gates[left], whole.gates[left] / whole.gates[left].sum(0))
+    some.color.square().sum().backward()
+    moved = {n: any(p.grad is not None and p.grad.any() for p in e.params.values()) for n, e in mixture.experts.items()}
+    assert moved == {name: name not in without for name in mixture.experts}
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in [*params, *mixture.router.parameters()])
+
+
+@pytest.mark.parametrize("without", [("b", "d"), ("a", "b", "c"), "abc"])
+def test_who_is_left_out_has_to_be_there_and_not_everyone(without):
+    with pytest.raises(ConfigError, match="without"):
+        render_mixture(make_mixture(), camera(), 0.3, without=without)
+
+
 @torch.no_grad()
 def test_folder_round_trip(tmp_path):
     mixture = make_mixture()

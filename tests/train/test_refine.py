@@ -19,6 +19,7 @@ from moegs.train import (
     RefineConfig,
     RouteConfig,
     evaluate,
+    expert_renderer,
     fit_expert,
     fit_router,
     mixture_renderer,
@@ -42,7 +43,8 @@ def tensors(mixture):
     return {k: v.clone() for k, v in (parts | mixture.router.state_dict()).items()}
 
 
-@pytest.mark.parametrize("wrong", [{"expert_rate": -1.0}, {"router_rate": float("nan")}, {"decay": 0.0}, {"average": 2.0}])
+@pytest.mark.parametrize("wrong", [{"expert_rate": -1.0}, {"router_rate": float("nan")}, {"decay": 0.0}, {"average": 2.0},
+                                   {"expert_dropout": 1.1}, {"expert_dropout": float("nan")}])
 def test_settings_without_meaning_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         RefineConfig(**wrong)
@@ -57,6 +59,38 @@ def test_gains_on_the_held_out_camera_and_leaves_the_given_mixture_alone(mixture
     assert refined.router.counts == mixture.router.counts
     assert all(e.meta["refine steps"] == 60 for e in refined.experts.values())
     assert not any(v.requires_grad for e in refined.experts.values() for v in e.params.values())
+
+
+def changed(before, after) -> set[str]:
+    """Names of the experts that are not the same to the last bit."""
+    pairs = {name: (expert.params, after.experts[name].params) for name, expert in before.experts.items()}
+    return {name for name, (a, b) in pairs.items() if any(not torch.equal(v, b[k]) for k, v in a.items())}
+
+
+def test_a_step_leaves_as_many_alone_as_dropout_says(mixture):
+    scene, one = small_scene(), replace(QUICK, steps=1, average=0.0)
+    seeds = range(12)
+    for chance, least, most in ((0.0, 0, 0), (0.5, 2, 10), (1.0, 12, 12)):
+        runs = [refine_mixture(scene, mixture, replace(one, expert_dropout=chance, seed=s), progress=False) for s in seeds]
+        touched = [changed(mixture, run) for run in runs]
+        assert least <= sum(len(names) == 1 for names in touched) <= most
+        assert all(1 <= len(names) <= 2 for names in touched)
+        assert chance < 1 or {name for names in touched for name in names} == set(mixture.experts)
+
+
+def test_dropout_keeps_experts_right_by_themselves(mixture):
+    scene, alone = small_scene(), []
+    for chance in (0.0, 1.0):
+        config = RefineConfig(steps=60, expert_dropout=chance)
+        refined = refine_mixture(scene, mixture, config, progress=False)
+        alone.append([evaluate(expert_renderer(e), scene, timed=1).mean.psnr for e in refined.experts.values()])
+    assert sum(alone[1]) > sum(alone[0]) + 0.5
+
+
+def test_one_expert_alone_is_never_left_out(mixture):
+    name, expert = next(iter(mixture.experts.items()))
+    single = Mixture({name: expert}, VolumePixelRouter([len(expert)]))
+    assert changed(single, refine_mixture(small_scene(), single, RefineConfig(steps=2, expert_dropout=1.0), progress=False))
 
 
 @pytest.mark.parametrize("cut", [3, 16, 24])  # before the first checkpoint, before the mean begins, and within it
