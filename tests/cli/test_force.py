@@ -76,7 +76,10 @@ def test_a_comparison_that_is_there_stays(cli, on, finished, experts, tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "options", "after"),
-    [("prune", ["--ratio", 0.5, "--views", 1, "--rounds", 1], "after"), ("refine", ["--steps", 1, "--expert-dropout", 1], "refined")],
+    [
+        ("prune", ["--ratio", 0.5, "--views", 1, "--rounds", 1], "after"),
+        ("refine", ["--steps", 1, "--expert-dropout", 1], "refined"),
+    ],
 )
 def test_the_source_is_measured_before_it_is_replaced(cli, on, finished, tmp_path, command, options, after):
     how = [*on, *options, "--every", 4]

@@ -115,6 +115,26 @@ def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixtu
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
 
 
+def test_resumes_where_an_expert_has_not_been_drawn_yet(tmp_path, monkeypatch, mixture):
+    import moegs.train.refine as module
+
+    scene, config = small_scene(), replace(QUICK, steps=4, checkpoint_every=1, expert_dropout=1.0)
+    whole = tensors(refine_mixture(scene, mixture, config, progress=False))
+    step = module._step
+
+    def interrupted(scene, config, order, run, shown):
+        if run.step == 1:
+            raise KeyboardInterrupt
+        return step(scene, config, order, run, shown)
+
+    monkeypatch.setattr(module, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        refine_mixture(scene, mixture, config, out=tmp_path, progress=False)
+    monkeypatch.setattr(module, "_step", step)
+    resumed = tensors(refine_mixture(scene, mixture, config, out=tmp_path, resume=True, progress=False))
+    assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
+
+
 @pytest.mark.parametrize("average", [0.0, 0.5, 1.0])
 def test_the_result_is_the_mean_of_the_last_states(monkeypatch, mixture, average: float):
     import moegs.train.refine as module
