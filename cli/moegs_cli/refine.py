@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimisation steps; the budget's by default.")
 @click.option(
     "--expert-dropout", type=click.FloatRange(0, 1), default=None, metavar="CHANCE",
-    help="That a step goes without one of the experts, so that each stays right by itself; 0.5 by default.",
+    help="That a step goes without one of the experts; 0 to 0.5 by default, the more the fewer photographs there are.",
 )
 @click.option("--views", default=None, metavar="CAMERAS", help="Learn from these cameras only, separated by commas.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of views.")

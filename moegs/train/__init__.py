@@ -5,7 +5,7 @@ from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_
 from moegs.train.fit import ANTIALIASED, FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.memory import freed_memory_kept
-from moegs.train.refine import RefineConfig, refine_mixture
+from moegs.train.refine import RefineConfig, refine_mixture, usual_dropout
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
 from moegs.train.views import stacking_split
@@ -35,5 +35,6 @@ __all__ = [
     "sparse_error",
     "sparse_renderer",
     "stacking_split",
+    "usual_dropout",
     "yardsticks",
 ]

@@ -44,8 +44,7 @@ class RefineConfig:
         average: the result is the mean over this last part of the run, which lets rates stay large; 0 for the last state.
             Every fifth state counts.
         expert_dropout: chance that a step goes without one of the experts, drawn at random, whose part the others' gates
-            share out. What each draws then stays right by itself, and views that nobody trained on are better: together
-            experts otherwise cancel each other's errors, which holds on the photographs alone.
+            share out; None for what suits the number of photographs (:func:`usual_dropout`).
         lambda_dssim: share of the structural term in the loss.
         seed: orders the views, and draws who is left out.
         checkpoint_every: steps between checkpoints.
@@ -56,7 +55,7 @@ class RefineConfig:
     router_rate: float = 0.2
     decay: float = 0.3
     average: float = 0.5
-    expert_dropout: float = 0.5
+    expert_dropout: float | None = None
     lambda_dssim: float = 0.2
     seed: int = 0
     checkpoint_every: int = 200
@@ -64,11 +63,25 @@ class RefineConfig:
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "checkpoint_every")
         at_least_zero(self, "expert_rate", "router_rate")
-        if not (0 <= self.average <= 1 and 0 < self.decay <= 1 and 0 <= self.expert_dropout <= 1):
+        if not (0 <= self.average <= 1 and 0 < self.decay <= 1):
             raise ConfigError(
-                "refinement: expected average and expert_dropout in [0, 1] and decay in (0, 1], got "
-                f"{self.average}, {self.expert_dropout} and {self.decay}."
+                f"refinement: expected average in [0, 1] and decay in (0, 1], got {self.average} and {self.decay}."
             )
+        if self.expert_dropout is not None and not 0 <= self.expert_dropout <= 1:
+            raise ConfigError(f"refinement: expected expert_dropout in [0, 1] or None, got {self.expert_dropout}.")
+
+
+def usual_dropout(steps: int, photographs: int) -> float:
+    """Chance to leave an expert out: 0 where a run sees each photograph three times or less, 0.5 from twelve times on.
+
+    Experts that learn together cancel each other's errors on photographs that they see again and again, which does not hold
+    between the cameras; where photographs are many, leaving experts out only slows them down.
+
+    Example:
+        >>> usual_dropout(2_500, photographs=19 * 300), usual_dropout(2_500, photographs=15 * 12)
+        (0.0, 0.5)
+    """
+    return 0.5 * min(max((steps / photographs - 3) / 9, 0.0), 1.0)
 
 
 @dataclass
@@ -127,6 +140,8 @@ def refine_mixture(
     """
     folder = run_folder(out, resume)
     order = training_order(scene, config.seed, cameras)
+    if config.expert_dropout is None:
+        config = replace(config, expert_dropout=usual_dropout(config.steps, len(order)))
     pace = Pace("refinement", config.steps, 25, config.checkpoint_every)
     with repeatable():
         run = _begin(scene, mixture, config, order, folder if resume else None)
@@ -200,7 +215,7 @@ def _step(scene: Scene, config: RefineConfig, order: ViewOrder, run: _Run, shown
 
 def _left_out(config: RefineConfig, names: list[str], step: int) -> tuple[str, ...]:
     """Who is not drawn in a step; depends on nothing but the seed and the step, as the order of views does."""
-    if len(names) < 2 or config.expert_dropout == 0:
+    if len(names) < 2 or not config.expert_dropout:
         return ()
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
     chance, chosen = torch.rand(2, generator=generator, dtype=torch.float64).tolist()

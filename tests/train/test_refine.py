@@ -24,6 +24,7 @@ from moegs.train import (
     fit_router,
     mixture_renderer,
     refine_mixture,
+    usual_dropout,
 )
 from moegs.train.checkpoint import NAME
 from tests.train.scenes import small_scene
@@ -85,6 +86,17 @@ def test_dropout_keeps_experts_right_by_themselves(mixture):
         refined = refine_mixture(scene, mixture, config, progress=False)
         alone.append([evaluate(expert_renderer(e), scene, timed=1).mean.psnr for e in refined.experts.values()])
     assert sum(alone[1]) > sum(alone[0]) + 0.5
+
+
+def test_dropout_goes_by_how_often_photographs_come(mixture):
+    assert usual_dropout(300, 100) == 0 and usual_dropout(1200, 100) == usual_dropout(9000, 100) == 0.5
+    assert 0 < usual_dropout(500, 100) < usual_dropout(900, 100) < 0.5
+    scene, once = small_scene(), replace(QUICK, steps=1, average=0.0)
+    assert changed(mixture, refine_mixture(scene, mixture, once, progress=False)) == set(mixture.experts)
+    few = {"cameras": scene.train[:1], "progress": False}
+    steps = 20 * scene.n_frames
+    runs = [refine_mixture(scene, mixture, replace(QUICK, steps=steps, expert_dropout=p), **few) for p in (None, 0.5, 0.0)]
+    assert not changed(*runs[:2]) and changed(*runs[1:])
 
 
 def test_one_expert_alone_is_never_left_out(mixture):
