@@ -35,7 +35,7 @@ def export(expert: Path, out: Path, kind: str, frames: int | None, as_trained: b
     rewritten for it, which costs 0.5 to 4 dB; train with --no-antialias if such files or the original programs are the aim.
     """
     from moegs.errors import ConfigError
-    from moegs.interop import drawn_as_original, export_ply_sequence
+    from moegs.interop import drawn_as_original, export_ply_sequence, fits_viewers
     from moegs.interop import export as export_original
 
     refuse_to_replace(out, force)
@@ -53,3 +53,8 @@ def export(expert: Path, out: Path, kind: str, frames: int | None, as_trained: b
         raise ConfigError(f"{expert}: does not say how many frames its clip had; give --frames.")
     files = export_ply_sequence(loaded, out, [i / count for i in range(count)], as_trained=as_trained)
     click.echo(f"{out}: {len(files)} files")
+    if not as_trained and not fits_viewers(loaded):
+        click.echo(
+            "Note: these Gaussians are meant for a narrower low-pass filter than most viewers have, and do not say from "
+            "where they were seen, so they are written as they are and will look too thick.", err=True,
+        )  # fmt: skip

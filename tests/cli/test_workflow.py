@@ -167,6 +167,8 @@ def test_export_and_import_the_original_layout(cli, experts, tmp_path):
     cli("export", experts["interpolation"], "--out", tmp_path / "run", "--format", "original")
     out = tmp_path / "again.safetensors"
     assert "interpolation" in cli("import", tmp_path / "run", "--out", out).output
+    assert "too thick" in cli("export", out, "--out", tmp_path / "ply", "--frames", 1).stderr
+    assert "too thick" not in cli("export", out, "--out", tmp_path / "raw", "--frames", 1, "--as-trained").stderr
     assert len(load_expert(out)) == len(load_expert(experts["interpolation"] / "expert.safetensors"))
 
 

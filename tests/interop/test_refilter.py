@@ -103,6 +103,7 @@ def test_sequences_are_rewritten_where_it_is_known_from_where_they_were_seen(tmp
         return read_ply(interop.export_ply_sequence(model, tmp_path / name, [0.5], **how)[0])
 
     untouched = written("plain", plain)
+    assert interop.fits_viewers(plain) and interop.fits_viewers(sharp) and not interop.fits_viewers(replace(sharp, meta={}))
     for name, model, how in (
         ("nowhere", replace(sharp, meta={}), {}), ("as-trained", sharp, {"as_trained": True}),
         ("same", replace(sharp, options=RasterOptions()), {}),
