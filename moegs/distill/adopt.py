@@ -26,7 +26,8 @@ from moegs.gaussians.harmonics import to_rgb
 from moegs.gaussians.params import Params, join, population_of, populations
 from moegs.prune.scores import blend_sensitivity
 from moegs.render.api import shares
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_mixture
 from moegs.route.routers import VolumePixelRouter
 
 ALWAYS = 0.75  # of the clip: who is there for as long is there throughout

@@ -20,7 +20,8 @@ from moegs.data import Scene
 from moegs.errors import ConfigError, DataError
 from moegs.io import atomic_write
 from moegs.progress import progress_bar
-from moegs.route.mixture import Mixture, mixture_key, render_mixture
+from moegs.route.mixture import Mixture, mixture_key
+from moegs.route.render import render_mixture
 
 FRAME_LEVELS, GATE_LEVELS = 255.0, 65535.0
 _FRAME_BYTES, _GATE_BYTES = 3, 2  # a pixel

@@ -22,7 +22,8 @@ from moegs.gaussians.container import Gaussians
 from moegs.prune.select import Score
 from moegs.render.types import ALPHA_MAX
 from moegs.route.fuse import contributions
-from moegs.route.mixture import Mixture, render_experts, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_experts, render_mixture
 
 
 def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:

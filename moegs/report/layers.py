@@ -13,7 +13,8 @@ from moegs.expert import Expert, render_expert
 from moegs.render.api import expected_depth
 from moegs.render.camera import Camera
 from moegs.report.pictures import Picture, depth_colors, heat, to_uint8
-from moegs.route.mixture import Mixture, MixtureRender, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import MixtureRender, render_mixture
 from moegs.route.sparse import render_sparse
 
 MIXTURE, EXPERTS, GATES, DEPTH = KINDS = ("mixture", "experts", "gates", "depth")

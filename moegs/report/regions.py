@@ -17,7 +17,7 @@ from moegs.data import Scene
 from moegs.errors import ConfigError, ShapeError
 from moegs.expert import Expert
 from moegs.report.pictures import Picture, contact_sheet, to_uint8
-from moegs.route.mixture import render_experts
+from moegs.route.render import render_experts
 
 REGIONS = ("static", "slow", "fast")
 

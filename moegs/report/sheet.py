@@ -5,7 +5,8 @@ from __future__ import annotations
 from moegs.data import Scene
 from moegs.report.layers import DEPTH, EXPERTS, GATES, MIXTURE, layers
 from moegs.report.pictures import Picture, contact_sheet, error_map, to_uint8
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_mixture
 
 
 def mixture_sheet(mixture: Mixture, scene: Scene, camera: int, frame: int, *, backend: str = "auto") -> Picture:

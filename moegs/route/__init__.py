@@ -2,16 +2,8 @@
 
 from moegs.route.blend import blend, gated_blend, oracle_gates, softmax_gates, uniform_gates
 from moegs.route.fuse import fuse, responsibilities
-from moegs.route.mixture import (
-    Mixture,
-    MixtureRender,
-    load_mixture,
-    mixture_key,
-    read_manifest,
-    render_experts,
-    render_mixture,
-    save_mixture,
-)
+from moegs.route.mixture import Mixture, load_mixture, mixture_key, read_manifest, save_mixture
+from moegs.route.render import MixtureRender, render_experts, render_mixture
 from moegs.route.routers import PixelRouter, RouterConfig, VolumePixelRouter
 from moegs.route.sparse import SparseRender, active_tiles, render_sparse
 from moegs.route.volume import VolumeRouter, volume_expert

@@ -16,7 +16,8 @@ from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.params import PREFIX, Params, populations, split_by_population
 from moegs.render.environment import ENVIRONMENT
-from moegs.route.mixture import Mixture, render_experts
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_experts
 
 
 @dataclass(frozen=True)

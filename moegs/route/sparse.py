@@ -23,7 +23,8 @@ from moegs.render.api import Render
 from moegs.render.camera import Camera
 from moegs.render.types import TILE
 from moegs.route.blend import gated_blend
-from moegs.route.mixture import Mixture, MixtureRender, render_experts
+from moegs.route.mixture import Mixture
+from moegs.route.render import MixtureRender, render_experts
 from moegs.route.routers import RouterConfig
 
 SHRINK = 4  # side of a full-size pixel block that one pixel of the small picture stands for

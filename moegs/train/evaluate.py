@@ -16,7 +16,8 @@ from moegs.metrics import FrameScores, score, summarise, take_turns, time_frames
 from moegs.metrics.frames import Perceptual
 from moegs.progress import progress_bar
 from moegs.render.camera import Camera
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_mixture
 from moegs.route.sparse import render_sparse
 from moegs.train.memory import freed_memory_kept
 

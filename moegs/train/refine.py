@@ -17,7 +17,8 @@ from moegs.data import Scene
 from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert
 from moegs.metrics import psnr
-from moegs.route.mixture import Mixture, mixture_key, render_mixture
+from moegs.route.mixture import Mixture, mixture_key
+from moegs.route.render import render_mixture
 from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, run_folder, train_loop
 from moegs.train.average import Average

@@ -15,7 +15,8 @@ from moegs.errors import ConfigError, DivergenceError
 from moegs.expert import Expert, expert_key
 from moegs.io import digest
 from moegs.metrics import psnr
-from moegs.route.mixture import Mixture, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import render_mixture
 from moegs.route.routers import RouterConfig, VolumePixelRouter
 from moegs.train._checks import at_least_one, at_least_zero
 from moegs.train._loop import Pace, run_folder, train_loop

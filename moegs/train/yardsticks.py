@@ -15,7 +15,8 @@ from moegs.metrics import FrameScores, score, summarise
 from moegs.progress import progress_bar
 from moegs.render.types import TILE
 from moegs.route.blend import blend, oracle_gates, uniform_gates
-from moegs.route.mixture import Mixture, MixtureRender, render_experts, render_mixture
+from moegs.route.mixture import Mixture
+from moegs.route.render import MixtureRender, render_experts, render_mixture
 from moegs.route.sparse import render_sparse
 
 MOST = 8  # experts whose subsets are tried
