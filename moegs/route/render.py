@@ -82,16 +82,18 @@ def _render_some(
         features = torch.cat([each[i] for i in drawn])
     render = render_experts([mixture.experts[names[i]] for i in drawn], camera, t, features, backend=backend)
 
-    def spread(values: Tensor, missing: Tensor | None = None) -> Tensor:
-        """One entry for each expert of the mixture again."""
-        missing = torch.zeros_like(values[0]) if missing is None else missing
-        return torch.stack([values[drawn.index(i)] if i in drawn else missing for i in range(len(names))])
+    places = torch.tensor(drawn, device=render.color.device)
+
+    def spread(values: Tensor) -> Tensor:
+        """One entry for each expert of the mixture again, zeros for those that are missing."""
+        return values.new_zeros(len(names), *values.shape[1:]).index_copy(0, places, values)
 
     images, alphas = spread(render.color), spread(render.alpha)
     maps = None if render.features is None else spread(render.features)
+    missing = torch.ones_like(alphas, dtype=torch.bool).index_fill(0, places, False)
     # a router that holds an expert's colours against the mean of all sees the mean of those that are there
-    logits = router.logits(maps, spread(render.color, render.color.mean(0)), alphas, camera, t)
-    logits = torch.stack([v if i in drawn else torch.full_like(v, -torch.inf) for i, v in enumerate(logits)])
+    seen = torch.where(missing[..., None], render.color.mean(0), images)
+    logits = router.logits(maps, seen, alphas, camera, t).masked_fill(missing, -torch.inf)
     color, gates = gated_blend(images, logits, router.config.temperature if temperature is None else temperature)
     return MixtureRender(color, gates, images, spread(render.depth), alphas, maps, render.backend)
 
