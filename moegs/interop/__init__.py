@@ -18,7 +18,7 @@ from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, m
 from moegs.interop._chunks import chunk_folders, join_chunks
 from moegs.interop._files import config_in, find_run
 from moegs.interop._mixture import to_mixture
-from moegs.interop._refilter import STOCK, drawn_alike, viewpoints
+from moegs.interop._refilter import VIEWERS, drawn_alike, viewpoints
 from moegs.interop._sequence import export_ply_sequence
 from moegs.interop.moegs_stage2 import ImportedMixture
 
@@ -127,7 +127,7 @@ def drawn_as_original(expert: Expert) -> bool:
 
     Ex4DGS compensates opacities and takes any width; the others have the filter of 3D Gaussian Splatting.
     """
-    return expert.options.compensate if expert.prior.name == ex4dgs.PRIOR else drawn_alike(expert.options, STOCK)
+    return expert.options.compensate if expert.prior.name == ex4dgs.PRIOR else drawn_alike(expert.options, VIEWERS)
 
 
 def fits_viewers(expert: Expert) -> bool:
@@ -135,7 +135,7 @@ def fits_viewers(expert: Expert) -> bool:
 
     It cannot rewrite an expert with another filter that does not know from where it was seen, as imports of Ex4DGS.
     """
-    return drawn_alike(expert.options, STOCK) or viewpoints(expert.meta) is not None
+    return drawn_alike(expert.options, VIEWERS) or viewpoints(expert.meta) is not None
 
 
 def options_of(format: str) -> dict[str, Any]:

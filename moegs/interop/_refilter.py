@@ -14,7 +14,7 @@ from moegs.gaussians import quaternions
 from moegs.gaussians.container import Gaussians, axes
 from moegs.render.types import RasterOptions
 
-STOCK = RasterOptions()  # 0.3 px², opacities as they are
+VIEWERS = RasterOptions()  # how viewers draw: 0.3 px², opacities as they are
 THINNEST = 0.03  # standard deviation in pixels that is left of what the filter makes wide enough by itself
 
 
@@ -35,7 +35,7 @@ def viewpoints(meta: dict[str, Any]) -> Float[Tensor, "v 7"] | None:
 
 
 def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Tensor, "v 7"]) -> Gaussians:
-    """Gaussians that :data:`STOCK` draws nearly as ``options`` draws those that are given, at the cameras' resolution.
+    """Gaussians that :data:`VIEWERS` draws nearly as ``options`` draws those that are given, at the cameras' resolution.
 
     Exact where a Gaussian's covariance in the image has the difference of the filters to give; what is thinner is drawn
     too wide, and as much fainter. Both go by the pixel of the median of the cameras that it is before.
@@ -54,9 +54,9 @@ def refiltered(gaussians: Gaussians, options: RasterOptions, seen_from: Float[Te
     looking = (torch.nn.functional.normalize(offsets, dim=-1) * facing[..., None]).sum(dim=1)
     along = torch.einsum("nij,ni->nj", quaternions.to_matrix(quats), torch.nn.functional.normalize(looking, dim=-1))
     before = scales.square()
-    after = torch.maximum(before + (options.eps2d - STOCK.eps2d) * pixel, THINNEST**2 * pixel).clamp_min(1e-20)
+    after = torch.maximum(before + (options.eps2d - VIEWERS.eps2d) * pixel, THINNEST**2 * pixel).clamp_min(1e-20)
     spread = before if options.compensate else before + options.eps2d * pixel  # what an opacity of one would cover
-    factor = (_shadow(spread, along) / _shadow(after + STOCK.eps2d * pixel, along)).sqrt()
+    factor = (_shadow(spread, along) / _shadow(after + VIEWERS.eps2d * pixel, along)).sqrt()
     opacities = (gaussians.opacities * factor).clamp(max=1.0)
     return replace(gaussians, quats=quats, scales=after.sqrt(), opacities=opacities, covars=None, by_covar=None)
 

@@ -13,7 +13,7 @@ from moegs.expert import Expert
 from moegs.gaussians import harmonics
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.ply import write_ply
-from moegs.interop._refilter import STOCK, drawn_alike, refiltered, viewpoints
+from moegs.interop._refilter import VIEWERS, drawn_alike, refiltered, viewpoints
 
 
 def export_ply_sequence(
@@ -46,7 +46,7 @@ def export_ply_sequence(
     if not len(times) or not all(0 <= t <= 1 for t in times):
         raise ConfigError(f"times: expected at least one, all from 0 to 1, got {list(times)}.")
     paths = [Path(folder) / f"frame_{i:05d}.ply" for i in range(len(times))]
-    seen_from = None if drawn_alike(expert.options, STOCK) else viewpoints(expert.meta)
+    seen_from = None if drawn_alike(expert.options, VIEWERS) else viewpoints(expert.meta)
     with torch.no_grad():
         for path, t in zip(paths, times, strict=True):
             now = base_colors(expert, expert.at(float(t)))

@@ -438,4 +438,4 @@ def _viewpoints(scene: Scene, cameras: tuple[int, ...]) -> list[list[float]]:
     """Centre, viewing direction and focal length in pixels of the cameras that were trained on, in the scene's frame."""
     seen = [scene.cameras[i] for i in cameras]
     rows = [[*c.centre.tolist(), *c.viewmat[2, :3].tolist(), float(c.K[:2, :2].diagonal().mean())] for c in seen]
-    return [[round(value, 5) for value in row] for row in rows]
+    return [[float(f"{value:.7g}") for value in row] for row in rows]  # captures come in any unit

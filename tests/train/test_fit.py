@@ -198,3 +198,12 @@ def test_psnr_is_measured_only_where_it_is_shown(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(measured) == 2 and [li["step"] for li in lines] == [50, 60]
     assert all(li["psnr"] == 30.0 and li["loss"] > 0 and li["gaussians"] > 0 for li in lines)
+
+
+def test_an_expert_knows_from_where_it_was_seen_to_seven_digits():
+    scene = small_scene()
+    rows = fit_expert(scene, prior(), FitConfig(steps=1), cameras=scene.train[1:], progress=False).meta["seen_from"]
+    assert len(rows) == len(scene.train) - 1
+    for row, camera in zip(rows, (scene.cameras[i] for i in scene.train[1:]), strict=True):
+        wanted = [*camera.centre.tolist(), *camera.viewmat[2, :3].tolist(), float(camera.K[:2, :2].diagonal().mean())]
+        torch.testing.assert_close(torch.tensor(row), torch.tensor(wanted), rtol=1e-6, atol=0)
