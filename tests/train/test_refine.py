@@ -23,10 +23,12 @@ from moegs.train import (
     fit_expert,
     fit_router,
     mixture_renderer,
+    refine,
     refine_mixture,
     usual_dropout,
 )
 from moegs.train.checkpoint import NAME
+from tests.train.interrupt import stop_after
 from tests.train.scenes import small_scene
 
 QUICK = RefineConfig(steps=30, checkpoint_every=7)
@@ -113,22 +115,12 @@ HALF_DRAWN = replace(QUICK, steps=4, checkpoint_every=1, expert_dropout=1.0)  # 
     [(QUICK, 3), (QUICK, 16), (QUICK, 24), (HALF_DRAWN, 1)],
 )
 def test_a_resumed_refinement_ends_in_the_same_bits(tmp_path, monkeypatch, mixture, config: RefineConfig, cut: int):
-    import moegs.train.refine as module
-
     scene = small_scene()
     whole = tensors(refine_mixture(scene, mixture, config, progress=False))
-    loss, done = module.photometric_loss, []
-
-    def interrupted(*args):
-        done.append(1)
-        if len(done) > cut:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    monkeypatch.setattr(module, "photometric_loss", interrupted)
+    stop_after(monkeypatch, refine, cut)
     with pytest.raises(KeyboardInterrupt):
         refine_mixture(scene, mixture, config, out=tmp_path, progress=False)
-    monkeypatch.setattr(module, "photometric_loss", loss)
+    monkeypatch.undo()
     resumed = tensors(refine_mixture(scene, mixture, config, out=tmp_path, resume=True, progress=False))
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
 
