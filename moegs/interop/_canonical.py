@@ -30,7 +30,10 @@ P = TypeVar("P", bound=Prior)
 ROUTER_NAMES = ("f_t_0", "w_b_0", "w_b_1")  # what stage 2 of MoE-GS appends to an expert's file
 STOCK = RasterOptions(near=0.2)  # the stock rasteriser, which drops Gaussians nearer than this
 RASTER = "raster_options"  # in cfg_args, where an expert is drawn otherwise than its layout says; our own word
-WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+BEHIND = "background_color"  # likewise, where it is drawn over another colour than its layout says
+Color = tuple[float, float, float]
+WHITE: Color = (1.0, 1.0, 1.0)
+BLACK: Color = (0.0, 0.0, 0.0)
 
 
 def read_columns(path: Path, router: bool, prefix: str = "") -> Columns:
@@ -71,9 +74,29 @@ def canonical_columns(fields: Mapping[str, Tensor]) -> Columns:
     }
 
 
-def background(config: Config, default: bool) -> tuple[float, float, float]:
-    """White or black, as ``white_background`` says."""
-    return WHITE if config.flag("white_background", default) else BLACK
+def background(config: Config, default: bool) -> Color:
+    """White or black, as ``white_background`` says, unless an export by moegs says otherwise.
+
+    Raises:
+        FormatError: what they say has no meaning.
+    """
+    return drawn_over(config, WHITE if config.flag("white_background", default) else BLACK)
+
+
+def drawn_over(config: Config, usual: Color) -> Color:
+    """The colour behind an expert: as usual in its layout, unless an export by moegs says otherwise.
+
+    Raises:
+        FormatError: what it says is no colour.
+    """
+    found = config.values.get(BEHIND, usual)
+    try:
+        red, green, blue = map(float, found)
+    except (TypeError, ValueError):
+        red = green = blue = float("nan")
+    if not all(0 <= c <= 1 for c in (red, green, blue)):
+        raise FormatError(f"{config.path}: option {BEHIND!r}: expected three numbers in [0, 1], got {found!r}.")
+    return red, green, blue
 
 
 def raster_options(config: Config, usual: RasterOptions) -> RasterOptions:
@@ -102,11 +125,17 @@ def iteration_folder(expert: Expert, folder: Path) -> Path:
 
 
 def write_config(expert: Expert, folder: Path, usual: RasterOptions = STOCK, **values: Any) -> None:
-    """Write ``cfg_args``: what the import found, ``values`` on top, and how the expert is drawn if not as usual. Atomic."""
+    """Write ``cfg_args``: what the import found, ``values`` on top, and how the expert is drawn if not as usual. Atomic.
+
+    A layout whose ``values`` do not say ``white_background`` is one that is always drawn over white.
+    """
     merged = {**expert.meta.get("cfg_args", {}), **values}
-    merged.pop(RASTER, None)
+    for ours in (RASTER, BEHIND):
+        merged.pop(ours, None)
     if expert.options != usual:
         merged[RASTER] = asdict(expert.options)
+    if expert.background != (WHITE if values.get("white_background", True) else BLACK):
+        merged[BEHIND] = expert.background
     text = ", ".join(f"{key}={value!r}" for key, value in merged.items() if key.isidentifier())
     with atomic_write(folder / "cfg_args") as file:
         file.write(f"Namespace({text})".encode())

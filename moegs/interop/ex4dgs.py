@@ -92,7 +92,7 @@ def load(
         replace(prior, normalise_static=not raw, sh_degree=_degree(params)),
         params,
         options=common.raster_options(run.config, _options(run.config)),
-        background=common.WHITE,  # training draws it at random; the authors' renders are on white
+        background=common.drawn_over(run.config, common.WHITE),  # random in training; the authors' renders are on white
         meta=common.meta(PROJECT, run),
     )
 

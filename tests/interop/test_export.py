@@ -77,6 +77,17 @@ def test_how_an_expert_is_drawn_comes_back(tmp_path: Path, format: str, options:
     assert "raster_options" not in (tmp_path / "b" / "cfg_args").read_text()
 
 
+@pytest.mark.parametrize("format", ORIGINALS)
+@pytest.mark.parametrize("color", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.2, 0.5, 1.0)])
+def test_the_colour_behind_an_expert_comes_back(tmp_path: Path, format: str, color: tuple[float, float, float]) -> None:
+    interop.export(replace(original(format), background=color), tmp_path / "a", format)
+    first = interop.load(tmp_path / "a")
+    assert first.background == color
+    interop.export(replace(first, background=(1.0, 1.0, 1.0)), tmp_path / "b", format)  # nothing of a former one stays
+    assert interop.load(tmp_path / "b").background == (1.0, 1.0, 1.0)
+    assert "background_color" not in (tmp_path / "b" / "cfg_args").read_text()
+
+
 def test_which_experts_their_projects_draw_alike() -> None:
     for format in ORIGINALS:
         assert interop.drawn_as_original(original(format))

@@ -118,6 +118,7 @@ def test_options_without_meaning(tmp_path: Path, format: str, options: dict[str,
 
 
 _NO_OPTIONS = ("3", "[]", "{1: 2}", "{'eps2d': -1}", "{'eps2d': 'x'}", "{'blur': 1}", "{'near': 2, 'far': 1}")
+_NO_COLORS = ("3", "'red'", "(0, 0)", "(0, 0, 2)", "(0, 0, 1e999)", "{1: 2}")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ _NO_OPTIONS = ("3", "[]", "{1: 2}", "{'eps2d': -1}", "{'eps2d': 'x'}", "{'blur':
         ("spacetime", "white_background=1"),
         ("4dgs", "prefilter_var='small'"),
         *((format, f"raster_options={value}") for format in ORIGINALS for value in _NO_OPTIONS),
+        *((format, f"background_color={value}") for format in ORIGINALS for value in _NO_COLORS),
     ],
 )
 def test_options_in_cfg_args_that_cannot_be_honoured(tmp_path: Path, format: str, option: str) -> None:
