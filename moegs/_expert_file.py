@@ -134,11 +134,13 @@ def _try(path: Path, prior: priors.Prior, params: Params, decoder: str | None) -
     try:
         expected = sum(populations(few).values())
         now = prior.deform(few, 0.5)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a prior makes of strange tensors, the caller hears about the file
         reason = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
         raise FormatError(
             f"{path}: its tensors do not fit prior {prior.name!r} as configured ({reason}); {_ADVICE}."
-        ) from None
+        ) from error
     if len(now) != expected or (decoder is not None and (now.features is None or now.features.shape[1] != FEATURES)):
         channels = 0 if now.features is None else now.features.shape[1]
         raise FormatError(

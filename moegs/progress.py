@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PATIENCE = 2.0  # seconds of silence
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], what: str, total: int, enabled: bool = True) -> Iterator[T]:
+    """The items one by one, under a :func:`progress_bar`."""
+    with progress_bar(what, total, enabled) as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 @contextmanager
@@ -27,4 +37,5 @@ def progress_bar(what: str, total: int, enabled: bool = True) -> Iterator[Callab
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:  # rich ends a line even of a bar that was never shown
+            bar.stop()

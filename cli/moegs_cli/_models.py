@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -67,20 +67,38 @@ def open_model(path: Path, device: str = "cpu") -> Expert | Mixture:
 
 
 def warn_if_other_clip(model: Expert | Mixture, scene: Scene) -> None:
-    """Say so when a model was trained on another number of frames, where its times mean other moments, or another scene.
+    """Say so when a model was trained with other cameras, or on other frames, where its times mean other moments.
 
-    A capture that only was renamed has cameras as far apart as before.
+    Names of captures do not matter, where an expert knows from where it was seen: one may be renamed, two may have the same.
     """
     from moegs.route import Mixture
 
-    for expert in model.experts.values() if isinstance(model, Mixture) else [model]:
-        frames, name, extent = (expert.meta.get(key) for key in ("n_frames", "scene", "extent"))
-        if frames is not None and frames != scene.n_frames:
-            advice = "give the --start and --frames it was trained with"
-            return _warn(f"trained on {frames} frames, this clip has {scene.n_frames}; {advice}")
-        same_rig = isinstance(extent, float) and abs(extent - scene.extent) <= 1e-3 * scene.extent
-        if name is not None and name != scene.name and not same_rig:
-            return _warn(f"trained on {name!r}, this is {scene.name!r} with other cameras; give the clip it was trained on")
+    experts = model.experts if isinstance(model, Mixture) else {model.prior.name: model}
+    for who, expert in experts.items():
+        frames, start, name = (expert.meta.get(key) for key in ("n_frames", "start", "scene"))
+        if not _same_rig(expert.meta, scene):
+            of = "another of that name" if name in (None, scene.name) else repr(name)
+            return _warn(f"{who} was trained on {of}, this is {scene.name!r} with other cameras; give the clip it is of")
+        its, here = _span(frames, start), _span(scene.n_frames, None if start is None else scene.start)
+        if frames is not None and its != here:
+            return _warn(f"{who} was trained on {its}, this clip has {here}; give its --start and --frames")
+
+
+def _same_rig(meta: dict[str, Any], scene: Scene) -> bool:
+    """Whether the cameras that an expert was trained on are among a scene's; those held out may have changed."""
+    import torch
+
+    seen, extent = meta.get("seen_from"), meta.get("extent")
+    if seen:
+        places = torch.tensor(seen, dtype=torch.float32)[:, :3]
+        distances = torch.cdist(places, torch.stack([camera.centre for camera in scene.cameras]))
+        return bool((distances.amin(dim=1) <= 1e-3 * scene.extent).all())
+    same_name = meta.get("scene") in (None, scene.name)
+    return same_name or not isinstance(extent, float) or abs(extent - scene.extent) <= 1e-3 * scene.extent
+
+
+def _span(frames: int | None, start: int | None) -> str:
+    return f"{frames} frames" if start is None else f"{frames} frames from {start} on"
 
 
 def _warn(message: str) -> None:

@@ -14,12 +14,13 @@ from ._models import EXPERT_FILE
 F = TypeVar("F", bound=Callable[..., Any])
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
+CURVE = "curve.json"
 TRAINING = (CHECKPOINT, "metrics.jsonl")
 HALFWAY = tuple(f"halfway/{name}" for name in TRAINING)
 CHECKPOINTS = (CHECKPOINT, HALFWAY[0])
 RETRAINED = tuple(f"retrained/{name}" for name in (EXPERT_FILE, *TRAINING))
 _RESULTS = (EXPERT_FILE, MANIFEST, f".mixture/{MANIFEST}")  # the last is put into place by whoever reads it next
-_BESIDE = ("prune.json", "curve.json", "curve.png", "refine.json", "distill.json", *HALFWAY, *RETRAINED)
+_BESIDE = ("prune.json", CURVE, "curve.png", "refine.json", "distill.json", *HALFWAY, *RETRAINED)
 
 
 def force_option(command: F) -> F:

@@ -112,15 +112,12 @@ class Watched:
         return len(self.views)
 
     def __iter__(self) -> Iterator[View]:
-        from moegs.progress import progress_bar
+        from moegs.progress import tracked
 
-        with progress_bar(self.title, len(self.views), self.enabled) as advance:
-            for view in self.views:
-                yield view
-                advance()
+        yield from tracked(self.views, self.title, len(self.views), self.enabled)
 
 
-def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:
+def cameras_named(scene: Scene, names: str | None, option: str = "camera") -> tuple[int, ...] | None:
     """Indices of cameras from their names separated by commas; None for None.
 
     Raises:
@@ -132,7 +129,7 @@ def cameras_named(scene: Scene, names: str | None) -> tuple[int, ...] | None:
         return None
     for name in names.split(","):
         if name not in scene.camera_names:
-            raise ConfigError(f"camera: expected some of {', '.join(scene.camera_names)}, got {name!r}.")
+            raise ConfigError(f"{option}: expected some of {', '.join(scene.camera_names)}, got {name!r}.")
     return tuple(scene.camera_names.index(name) for name in names.split(","))
 
 
@@ -144,7 +141,7 @@ def training_cameras_named(scene: Scene, names: str | None, option: str) -> tupl
     """
     from moegs.errors import ConfigError
 
-    chosen = cameras_named(scene, names)
+    chosen = cameras_named(scene, names, option)
     if foreign := [scene.camera_names[i] for i in chosen or () if i not in scene.train]:
         raise ConfigError(f"{option}: camera {foreign[0]} is held out for the test; name training cameras.")
     return chosen

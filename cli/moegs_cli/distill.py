@@ -118,6 +118,7 @@ def distill(
     _show(teacher, mixture, scene, rows, out, not quiet)
     if force:  # not before: OUT may be MIXTURE, which was measured too
         remove_former(out, keep={EXPERT_FILE, "distill.json", *TRAINING, *(RETRAINED if compare else ())})
+    click.echo(f"{out / EXPERT_FILE}: {len(done):,} Gaussians, taught by {mixture}")
 
 
 def _config(teacher: Mixture, scene: Scene, into: str, options: dict[str, Any]) -> DistillConfig:

@@ -35,17 +35,17 @@ def export(expert: Path, out: Path, kind: str, frames: int | None, as_trained: b
     rewritten for it, which costs 0.5 to 4 dB; train with --no-antialias if such files or the original programs are the aim.
     """
     from moegs.errors import ConfigError
-    from moegs.interop import drawn_as_original, export_ply_sequence, fits_viewers
     from moegs.interop import export as export_original
+    from moegs.interop import export_ply_sequence, fits_viewers, unlike_original
 
     refuse_to_replace(out, force)
     loaded = open_only_expert(expert)
     if kind == "original":
         click.echo(export_original(loaded, out))
-        if not drawn_as_original(loaded):
+        if other := unlike_original(loaded):
             click.echo(
-                "Note: the original program draws with another low-pass filter than this expert was trained with; "
-                "moegs reads the files back as they were. Train with --no-antialias for the original.", err=True,
+                f"Note: the original program draws this expert with another {' and another '.join(other)}; moegs reads the "
+                "files back as they were. For the original, train with --no-antialias and --set (docs/priors.md).", err=True,
             )  # fmt: skip
         return
     count = frames or loaded.meta.get("n_frames")

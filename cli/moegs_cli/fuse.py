@@ -75,6 +75,7 @@ def fuse(
     depths = _depths(scene, models, data, rest)
     for name, found in depths.items():
         click.echo(_told(name, found))
+    click.echo(f"{out}: fused model of {len(models['fused']):,} Gaussians")
     if json_path is not None:
         _record(json_path, scene, rows, depths)
     if pictures is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import click
 
 from ._models import warn_if_other_clip
 from ._outputs import (
+    CURVE,
     HALFWAY,
     MANIFEST,
     TRAINING,
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from moegs.route import Mixture
 
 
+def _a_number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"expected a finite number, got {value}.")
+    return value
+
+
 @click.command(
     short_help="Drop the Gaussians that a mixture needs least.",
     epilog="\b\nExamples:\n"
@@ -40,7 +49,11 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The capture that it was trained on.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the result.")
 @click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), help="Fraction of all Gaussians to drop.")
-@click.option("--threshold", type=float, help="Drop those with a lower score instead.")
+@click.option(
+    "--threshold", type=float, callback=_a_number,
+    help="Drop those with a lower score of --criterion instead. Each run says the highest score that it dropped: prune "
+    "once by --ratio to see what scores are like.",
+)  # fmt: skip
 @click.option(
     "--criterion",
     default="blend",
@@ -63,7 +76,10 @@ if TYPE_CHECKING:
     help="Also draw curve.png: all criteria over ratios, in one step from each to the next, each then refitted."
 )
 @click.option("--ratios", default=None, metavar="RATIOS", help="Of the curve, separated by commas.")
-@click.option("--resume", is_flag=True, help="Continue the refit in OUT from its checkpoint, on the CPU bit for bit.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Continue the refit in OUT from its checkpoint, on the CPU bit for bit, and the curve from its last point.",
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @force_option
 @device_option
@@ -82,7 +98,8 @@ def prune(
     from moegs.train.views import sample_views
 
     _check_options(curve, rest | {"resume": resume})
-    refuse_to_overwrite(out, resume, force)
+    if not (resume and curve and (out / CURVE).exists()):
+        refuse_to_overwrite(out, resume, force)
     refuse_to_replace(out, force or resume)
     rest |= {"ratios": _ratios(rest["ratios"]), "quiet": quiet, "resume": resume}
     before, scene = load_mixture(mixture, rest["device"]), open_scored(data, rest)
@@ -113,7 +130,7 @@ def _check_options(curve: bool, options: dict[str, Any]) -> None:
     by_ratio, refit = options["threshold"] is None, options["refit"] > 0
     refuse_without_meaning(
         (options["router_only"] and not refit, "--router-only: says what --refit trains; add --refit STEPS."),
-        (options["resume"] and not refit, "--resume: only a --refit leaves checkpoints; leave it out."),
+        (options["resume"] and not (refit or curve), "--resume: goes on with --refit or --curve; leave it out."),
         (options["ratios"] is not None and not curve, "--ratios: are those of --curve; add --curve."),
         (not by_ratio and given("rounds"), "--rounds: lead to a --ratio; --threshold drops in one step, leave one out."),
     )
@@ -147,16 +164,16 @@ def _row(scene: Scene, mixture: Mixture, path: Path, options: dict[str, Any]) ->
     from moegs.train import evaluate, mixture_renderer
 
     scores = evaluate(mixture_renderer(mixture), scene, every=options["every"], progress=not options["quiet"])
-    return model_row(scores, mixture, path)
+    return model_row(scores, mixture, path) | {"by_expert": {name: len(e) for name, e in mixture.experts.items()}}
 
 
 def _tell(report: PruneReport, rows: dict[str, Any], criterion: str, out: Path) -> None:
-    """What was dropped, and that and the table as JSON."""
+    """What was dropped beside the table, and that and the table as JSON."""
     from moegs.io import write_json
     from moegs.report import command_line, versions
 
-    for name, n in report.before.items():
-        click.echo(f"{name}: {n:,} → {report.after.get(name, 0):,} Gaussians")
+    if report.largest_dropped is not None:
+        click.echo(f"{out}: {report.dropped:,} Gaussians gone, up to a {criterion} score of {report.largest_dropped:.4g}")
     for name in report.emptied:
         click.echo(f"moegs: warning: {name} lost every Gaussian and left the mixture", err=True)
     head = {"command": command_line(), "versions": versions(), "criterion": criterion}
@@ -166,16 +183,20 @@ def _tell(report: PruneReport, rows: dict[str, Any], criterion: str, out: Path) 
 def _curve(
     mixture: Mixture, scene: Scene, views: Watched, options: dict[str, Any], out: Path
 ) -> None:  # fmt: skip
-    """Drawn at the end, written down point by point."""
+    """Drawn at the end, written down point by point, so that ``--resume`` need not find them again."""
     from moegs.prune import pruning_curve, refit, write_curve
-    from moegs.prune.curve import suited, write_points
+    from moegs.prune.curve import read_points, suited, write_points
     from moegs.report import command_line, versions
+    from moegs.route.mixture import mixture_key
 
-    head = {"command": command_line(), "versions": versions(), "scene": scene.name}
-    how = _refitting(options | {"out": None, "resume": False, "quiet": True})
+    settings = {k: options[k] for k in ("refit", "router_only", "views", "cameras", "seed", "every")}
+    asked = json.loads(json.dumps(settings | {"mixture": mixture_key(mixture)}))
+    head = {"command": command_line(), "versions": versions(), "scene": scene.name, "settings": asked}
+    how = _refitting(options | {"out": None, "resume": False})
     points = pruning_curve(
         mixture, scene, views, options["ratios"], criteria=suited(mixture, options["seed"]),
         refit=lambda m: refit(scene, m, options["refit"], **how), every=options["every"],
+        known=read_points(out, asked) if options["resume"] else (),
         keep=lambda found: write_points(found, out, head), progress=not options["quiet"],
     )  # fmt: skip
     write_curve(points, out, head)

@@ -66,6 +66,7 @@ def refine(
     if force:
         remove_former(out, keep={MANIFEST, *TRAINING})
     _show(scene, rows | {"refined": _row(scene, refined, out, how)}, out)
+    click.echo(f"{out}: refined mixture of {', '.join(refined.experts)}")
 
 
 def _row(scene: Scene, mixture: Mixture, path: Path, how: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._models import warn_if_other_clip
 from ._outputs import force_option, given, refuse_to_replace, refuse_without_meaning
-from ._scenes import cameras_named, device_option, open_scene, scene_options
+from ._scenes import device_option, open_scene, scene_options, training_cameras_named
 from .route import ExpertsSideBySide, named_experts
+
+if TYPE_CHECKING:
+    from moegs.data import Scene
+    from moegs.expert import Expert
 
 
 @click.command(
@@ -42,24 +46,25 @@ def select(
     """Rank subsets of trained experts by decibels gained per millisecond.
 
     Each subset gets a short router fit on some training cameras of the capture in DATA and is scored on the others; the
-    held-out cameras are never looked at. Subsets are timed in turns. Routers are fitted as in the paper, without letting
-    experts and router learn on together (moegs refine), which lifts all subsets.
+    held-out cameras are never looked at. Experts that were fitted to the cameras they are scored on look better than they
+    are; train them with --leave-out to rule that out. Subsets are timed in turns. Routers are fitted as in the paper,
+    without letting experts and router learn on together (moegs refine), which lifts all subsets.
     """
     from moegs.io import write_json
     from moegs.report import command_line, versions
-    from moegs.train.select import SelectConfig, rank_subsets
+    from moegs.train.select import SelectConfig, rank_subsets, validation_cameras
 
     clash = rest["cameras"] is not None and given("validation")
     refuse_without_meaning((clash, "--validation: says how many; --cameras says which. Leave one out."))
     refuse_to_replace(json_path, force, "--json")
-    sizes = _numbers(rest["sizes"])
+    sizes = _numbers(rest["sizes"], len(paths))
     experts, scene = named_experts(paths, rest["device"]), open_scene(data, rest)
     for expert in experts.values():
         warn_if_other_clip(expert, scene)
     config = SelectConfig(sizes, rest["validation"], rest["every"], steps=rest["steps"], seed=rest["seed"])
-    ranked = rank_subsets(
-        scene, experts, config, cameras=cameras_named(scene, rest["cameras"]), progress=not quiet
-    )
+    chosen = training_cameras_named(scene, rest["cameras"], "--cameras")
+    _warn_of_fitted(scene, experts, validation_cameras(scene, config.validation) if chosen is None else chosen)
+    ranked = rank_subsets(scene, experts, config, cameras=chosen, progress=not quiet)
     places = dict(zip(experts, map(str, paths), strict=True))
     _show(scene.name, ranked, places)
     if json_path is not None:
@@ -67,7 +72,16 @@ def select(
         write_json(json_path, head | {"ranking": [c.to_json() for c in ranked]})
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _warn_of_fitted(scene: Scene, experts: dict[str, Expert], validation: tuple[int, ...]) -> None:
+    names = [scene.camera_names[i] for i in validation]
+    if fitted := [n for n, e in experts.items() if set(names) - set(e.meta.get("left_out", []))]:
+        click.echo(
+            f"Note: {', '.join(fitted)} may have been fitted to the validation cameras {', '.join(names)}; ranks are of how "
+            "well they fit. Train with --leave-out to keep cameras from them.", err=True,
+        )  # fmt: skip
+
+
+def _numbers(text: str, experts: int) -> tuple[int, ...]:
     from moegs.errors import ConfigError
 
     try:
@@ -76,6 +90,8 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--sizes: expected numbers separated by commas, got {text!r}.") from None
     if min(sizes) < 2:
         raise ConfigError(f"--sizes: expected numbers of at least 2, got {text!r}.")
+    if given("sizes") and max(sizes) > experts:
+        raise ConfigError(f"--sizes: expected numbers up to the {experts} experts given, got {text!r}.")
     return sizes
 
 

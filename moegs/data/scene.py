@@ -67,6 +67,7 @@ class Scene:
             distance of a training camera from the mean of them, as in the originals, or 0.3 × the median distance of the
             points from the cameras where that is more, as in rigs that are narrow for what they see.
         bounds: nearest and farthest depth over all cameras (world units), as the capture gives them.
+        start: which frame of the capture is frame 0 here.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Scene:
     frames: Frames
     extent: float
     bounds: tuple[float, float]
+    start: int = 0
 
     def __repr__(self) -> str:
         held_out = ", ".join(self.camera_names[i] for i in self.test) or "none"
@@ -194,6 +196,7 @@ def _assemble(capture: Capture, clip: Clip, test: tuple[int, ...], cloud: PointC
         frames=frames,
         extent=_extent([cameras[index] for index in train], cloud),
         bounds=capture.bounds,
+        start=clip.start,
     )
 
 

@@ -12,10 +12,30 @@ from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import Params
 
 
-def fields_of(params: Params, population: str = "") -> dict[str, Tensor]:
-    """Tensors of one population by field name, ``gaussian.<population>.`` removed."""
+class Fields(dict[str, Tensor]):
+    """Tensors of one population by field name; one that is missing is named as params would have it."""
+
+    def __init__(self, start: str, fields: dict[str, Tensor]):
+        super().__init__(fields)
+        self.start = start
+
+    def __missing__(self, field: str) -> Tensor:
+        return need({self.start + name: value for name, value in self.items()}, self.start + field)
+
+
+def fields_of(params: Params, population: str = "") -> Fields:
+    """Tensors of one population by field name, ``gaussian.<population>.`` removed.
+
+    Raises:
+        ShapeError: they are not of as many Gaussians; also where one is asked for that is missing.
+    """
     start = prefix(population)
-    return {k[len(start) :]: v for k, v in params.items() if k.startswith(start)}
+    found = Fields(start, {k[len(start) :]: v for k, v in params.items() if k.startswith(start)})
+    rows = {field: len(value) for field, value in found.items() if "." not in field}
+    n = max(rows.values(), default=0)
+    if few := [field for field, m in rows.items() if m != n]:
+        raise ShapeError(f"params[{start + few[0]!r}]: expected {n} Gaussians like its population, got {rows[few[0]]}.")
+    return found
 
 
 def need(params: Params, name: str) -> Tensor:

@@ -30,7 +30,7 @@ def base_params(cloud: PointCloud, sh_degree: int, opacity: float = 0.1, populat
 
     Raises:
         ConfigError: the degree is not 0 to 3, or the opacity is not between 0 and 1.
-        DataError: the cloud is empty or holds values that are not finite.
+        DataError: the cloud is empty or holds values that are not finite, or spans that are not above 0.
     """
     _check(cloud, sh_degree, opacity)
     n, points = len(cloud), cloud.points
@@ -120,6 +120,8 @@ def _check(cloud: PointCloud, sh_degree: int, opacity: float) -> None:
             value = value[~value.isnan()]  # not known
         if value is not None and not torch.isfinite(value).all():
             raise DataError(f"point cloud: {name} holds values that are not finite; drop those points first.")
+    if cloud.spans is not None and not bool((cloud.spans > 0).all()):
+        raise DataError("point cloud: spans holds values of 0 or less; expected fractions of the clip above 0.")
     if cloud.looks is not None:
         for name in ("opacities", "sh", "quats", "scales"):
             if not torch.isfinite(getattr(cloud.looks, name)).all():

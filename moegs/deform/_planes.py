@@ -42,7 +42,7 @@ def sample_planes(planes: Planes, coords: Float[Tensor, "n 4"]) -> Float[Tensor,
         ShapeError: a shape, dtype or device does not fit the rest.
     """
     check_planes(planes, coords)
-    if native.usable(coords):
+    if native.usable(planes, coords):
         return native.sample_planes(planes, coords)
     return sample_planes_reference(planes, coords)
 

@@ -42,7 +42,8 @@ def extract(
     Raises:
         ShapeError: ``chosen`` is not a mask over the linear population.
     """
-    linear, spline = fields_of(params, LINEAR), fields_of(params, SPLINE)
+    linear = fields_of(params, LINEAR)
+    spline: dict[str, Tensor] = fields_of(params, SPLINE)
     n = len(linear["means"])
     if chosen.dtype != torch.bool or tuple(chosen.shape) != (n,):
         raise ShapeError(f"chosen: expected bool [{n}], got {chosen.dtype} {list(chosen.shape)}.")

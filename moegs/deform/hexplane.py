@@ -33,7 +33,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from moegs.deform import _networks as networks
 from moegs.deform._fields import need, one_of
 from moegs.deform._init import base_params
-from moegs.deform._planes import PAIRS, sample_planes, sample_planes_reference
+from moegs.deform._planes import PAIRS, sample_planes
 from moegs.deform.prior import Prior, Schedule, register
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
@@ -224,13 +224,12 @@ def deform(params: Params, t: float | Tensor, config: HexPlane) -> Gaussians:
 
 def plane_features(params: Params, t: float | Tensor, config: HexPlane) -> Float[Tensor, "n f"]:
     """What the planes know about every Gaussian at time t: a product over planes, side by side over levels."""
-    means = params["gaussian.means"]
+    means = need(params, "gaussian.means")
     start, end = need(params, "plane.aabb").unbind(0)
     place = (means - start) * (2 / (end - start)) - 1
     time = torch.as_tensor(t, dtype=means.dtype, device=means.device).reshape(1, 1).expand(len(means), 1)
     coords = torch.cat([place, time if config.time_axis == "upper" else 2 * time - 1], dim=1)
-    batched = torch._C._functorch.is_batchedtensor(coords)  # by torch.func.vmap, which cannot see into native code
-    return (sample_planes_reference if batched else sample_planes)(_planes(params), coords)
+    return sample_planes(_planes(params), coords)
 
 
 def spatial_variation(params: Params, both: bool = True) -> Float[Tensor, ""]:

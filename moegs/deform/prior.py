@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params, count, populations, split_by_population
 
+ENTRY_POINTS = "moegs.priors"  # group in which installed packages name their own priors
 _REGISTRY: dict[str, type[Prior]] = {}
 
 
@@ -27,11 +29,26 @@ class Schedule:
     """Learning rate of one tensor: log-linear from ``initial`` to ``final`` over the whole run, or constant.
 
     ``start`` is the fraction of the run before which the tensor is held still.
+
+    Raises:
+        ConfigError: a rate is negative or not finite, the final one is 0 (no logarithm reaches that), or the fraction is
+            not one.
     """
 
     initial: float
     final: float | None = None
     start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.initial < math.inf:
+            raise ConfigError(f"learning rate: expected a finite number of 0 or more, got {self.initial}.")
+        if self.final is not None and self.initial > 0 and not 0 < self.final < math.inf:
+            raise ConfigError(
+                f"learning rate: expected one above 0 at the end of a run, got {self.final} after {self.initial}; it goes "
+                "there in equal ratios, so give a small number instead of 0."
+            )
+        if not 0 <= self.start <= 1:
+            raise ConfigError(f"learning rate: expected a start between 0 and 1 of the run, got {self.start}.")
 
     def at(self, progress: float) -> float:
         """Learning rate at ``progress`` in [0, 1] of the run."""
@@ -120,18 +137,21 @@ def register(prior: type[Prior]) -> type[Prior]:
 
 
 def names() -> list[str]:
-    """Names of all registered priors."""
-    return sorted(_REGISTRY)
+    """Names of all registered priors, and of those that installed packages offer."""
+    return sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
 def get(name: str) -> type[Prior]:
-    """The prior class of a name.
+    """The prior class of a name, imported now if an installed package offers it as an entry point of ``moegs.priors``.
 
     Raises:
         ConfigError: no prior has this name.
     """
+    for point in () if name in _REGISTRY else entry_points(group=ENTRY_POINTS, name=name):
+        register(point.load())
     if name not in _REGISTRY:
-        raise ConfigError(f"prior: expected one of {', '.join(names())}, got {name!r}.")
+        own = "one of your own has to be imported first, or offered as an entry point (docs/priors.md)"
+        raise ConfigError(f"prior: expected one of {', '.join(names())}, got {name!r}; {own}.")
     return _REGISTRY[name]
 
 

@@ -268,7 +268,7 @@ def _looking(cloud: PointCloud, params: Params, span: float, config: Reformulati
     """
     if cloud.looks is None or not config.rot_4d:
         return {}
-    time = params["gaussian.log_time_scales"].double().exp()[:, None, None] ** 2
+    time = need(params, "gaussian.log_time_scales").double().exp()[:, None, None] ** 2
     speed = torch.zeros_like(cloud.points) if cloud.velocities is None else cloud.velocities / span
     speed = speed.double()[:, :, None]
     space = covariances(cloud.looks).double() + time * speed @ speed.mT
@@ -356,7 +356,7 @@ def colors_at(
 def _cut(params: Params, config: Reformulation) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
     """Shape of the cut, velocity and variance in time."""
     if not config.rot_4d:
-        shape = {"quats": normalize(params["gaussian.quats"]), "scales": params["gaussian.scales"].exp()}
+        shape = {"quats": normalize(need(params, "gaussian.quats")), "scales": need(params, "gaussian.scales").exp()}
         return shape, None, _time_deviation(params, config).square()
     space, time = _axes(params, config)
     variance = _variance(time)
@@ -368,7 +368,7 @@ def _cut(params: Params, config: Reformulation) -> tuple[dict[str, Tensor], Tens
 def _axes(params: Params, config: Reformulation) -> tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n 4"]]:
     """Rows of A D for space and for time."""
     turn = rotation(need(params, "gaussian.quats"), need(params, "gaussian.quats_right"), config.flipped)
-    logs = torch.cat([params["gaussian.scales"], need(params, "gaussian.log_time_scales")[:, None]], dim=1)
+    logs = torch.cat([need(params, "gaussian.scales"), need(params, "gaussian.log_time_scales")[:, None]], dim=1)
     scaled = turn * logs.exp()[:, None, :]
     return scaled[:, :3], scaled[:, 3]
 

@@ -101,10 +101,10 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     """Join sets of Gaussians in order.
 
     Spherical harmonics of unequal degree are padded with zero coefficients. When some parts carry covariances and others
-    quaternions and scales, the result carries both, each row as it was. Features are kept only if every part has as many.
+    quaternions and scales, the result carries both, each row as it was. Features are joined as they are.
 
     Raises:
-        ShapeError: no parts were given, or only some carry features.
+        ShapeError: no parts were given, only some carry features or not as many, or parts differ in dtype or device.
     """
     if not parts:
         raise ShapeError("concatenate: expected at least one set of Gaussians, got none.")
@@ -113,6 +113,10 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     with_features = [p.features for p in parts if p.features is not None]
     if with_features and len(with_features) != len(parts):
         raise ShapeError("concatenate: some parts carry features and others do not; drop or add them first.")
+    if len(widths := {f.shape[1] for f in with_features}) > 1:
+        raise ShapeError(f"concatenate: expected as many features in every part, got {sorted(widths)}.")
+    if len(kinds := {f"{p.means.dtype} on {p.means.device}" for p in parts}) > 1:
+        raise ShapeError(f"concatenate: expected parts of one dtype on one device, got {' and '.join(sorted(kinds))}.")
     return Gaussians(
         means=torch.cat([p.means for p in parts]),
         opacities=torch.cat([p.opacities for p in parts]),

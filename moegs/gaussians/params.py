@@ -57,7 +57,10 @@ def split_by_population(params: Params, values: Tensor) -> dict[str, Tensor]:
 
 
 def take(params: Params, keep: Bool[Tensor, "n"] | Int[Tensor, "m"]) -> Params:
-    """Select Gaussians by mask, or by ascending index; shared tensors pass through."""
+    """Select Gaussians by mask or by index; shared tensors pass through.
+
+    They keep their order: an index says which ones, and naming one twice does not repeat it.
+    """
     mask = keep if keep.dtype == torch.bool else _as_mask(params, keep)
     pieces = split_by_population(params, mask)
     return {
@@ -73,8 +76,17 @@ def _as_mask(params: Params, index: Tensor) -> Tensor:
 
 
 def join(parts: Sequence[Params]) -> Params:
-    """Concatenate the Gaussians of several parts, population by population; shared tensors come from the first."""
+    """Concatenate the Gaussians of several parts, population by population; shared tensors come from the first.
+
+    Raises:
+        ShapeError: there are no parts, or they do not all hold the same tensors of Gaussians.
+    """
+    if not parts:
+        raise ShapeError("join: expected at least one part, got none.")
     first = parts[0]
+    own = [{name for name in part if population_of(name) is not None} for part in parts]
+    if odd := sorted(own[0].union(*own) - own[0].intersection(*own)):
+        raise ShapeError(f"join: tensor {odd[0]!r} is in some parts and not in others.")
     return {
         name: value if population_of(name) is None else torch.cat([p[name] for p in parts])
         for name, value in first.items()

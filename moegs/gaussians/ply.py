@@ -48,7 +48,8 @@ def read_ply(path: str | Path) -> Gaussians:
 def write_ply(gaussians: Gaussians, path: str | Path) -> None:
     """Write Gaussians as one INRIA .ply, float32. Atomic.
 
-    Covariances are decomposed into scales and rotations. Opacities are kept 1e-7 away from 0 and 1.
+    Covariances are decomposed into scales and rotations, scales lose their sign, which nothing shows. Opacities are kept
+    1e-7 away from 0 and 1. Anchors are left out: viewers look colours up where a Gaussian is.
 
     Raises:
         ShapeError: the Gaussians carry features, which the format cannot hold.
@@ -59,6 +60,8 @@ def write_ply(gaussians: Gaussians, path: str | Path) -> None:
             "write_ply: the Gaussians carry features, which a .ply cannot hold; decode or drop them first."
         )
     g = gaussians.detach().to("cpu")
+    if g.covars is not None and not torch.isfinite(g.covars).all():
+        raise FormatError(f"{path}: covars are not finite; nothing was written.")
     quats, scales = axes(g)
     opacities = g.opacities.double().clamp(OPACITY_MARGIN, 1 - OPACITY_MARGIN)
     raw = {
@@ -67,7 +70,7 @@ def write_ply(gaussians: Gaussians, path: str | Path) -> None:
         **columns_of(g.sh[:, 0], *numbered("f_dc", 3)),
         **rest_columns(g.sh[:, 1:], "f_rest"),
         **columns_of(torch.logit(opacities)[:, None], "opacity"),
-        **columns_of(torch.log(scales.double().clamp_min(SCALE_MIN)), *numbered("scale", 3)),
+        **columns_of(torch.log(scales.double().abs().clamp_min(SCALE_MIN)), *numbered("scale", 3)),
         **columns_of(quats, *numbered("rot", 4)),
     }
     write_vertices(path, raw)

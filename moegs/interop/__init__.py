@@ -15,6 +15,7 @@ from typing import Any
 from moegs.errors import ConfigError
 from moegs.expert import Expert
 from moegs.interop import _detect, ed3dgs, ex4dgs, four_d_gaussians, four_dgs, moegs_stage2, spacetime
+from moegs.interop._canonical import unlike_stock
 from moegs.interop._chunks import chunk_folders, join_chunks
 from moegs.interop._files import config_in, find_run
 from moegs.interop._mixture import to_mixture
@@ -25,7 +26,6 @@ from moegs.interop.moegs_stage2 import ImportedMixture
 __all__ = [
     "FORMATS",
     "ImportedMixture",
-    "drawn_as_original",
     "export",
     "export_ply_sequence",
     "fits_viewers",
@@ -33,6 +33,7 @@ __all__ = [
     "load_mixture",
     "options_of",
     "to_mixture",
+    "unlike_original",
 ]
 
 STAGE2 = "moegs"
@@ -97,7 +98,8 @@ def export(expert: Expert, path: str | Path, format: str = "auto") -> Path:
     """Write an expert in the layout of the project that invented its prior.
 
     What :func:`load` has read comes back bit for bit. Experts trained here are rewritten into an equal model where the
-    original's architecture differs.
+    original's architecture differs, and ``cfg_args`` says in words of our own what the layout has none for, so that
+    :func:`load` brings back the same pictures. :func:`unlike_original` says what the original would draw otherwise.
 
     Args:
         expert: the expert.
@@ -122,12 +124,15 @@ def export(expert: Expert, path: str | Path, format: str = "auto") -> Path:
     return write(expert, path)
 
 
-def drawn_as_original(expert: Expert) -> bool:
-    """Whether the project that invented an expert's prior draws it through the same low-pass filter.
+def unlike_original(expert: Expert) -> tuple[str, ...]:
+    """In what the project that invented an expert's prior draws it otherwise than moegs; empty if it does not.
 
-    Ex4DGS compensates opacities and takes any width; the others have the filter of 3D Gaussian Splatting.
+    Names are ``"low-pass filter"`` and options of the prior. What :func:`export` writes says so in ``cfg_args``, and
+    :func:`load` reads it back; the original goes its own way.
     """
-    return expert.options.compensate if expert.prior.name == ex4dgs.PRIOR else drawn_alike(expert.options, VIEWERS)
+    module = next((m for m in _MODULES.values() if _prior_of(m) == expert.prior.name), None)
+    unlike: Callable[[Expert], tuple[str, ...]] = getattr(module, "unlike", unlike_stock)
+    return unlike(expert)
 
 
 def fits_viewers(expert: Expert) -> bool:

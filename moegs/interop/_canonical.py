@@ -21,6 +21,7 @@ from moegs.gaussians.ply import columns_of, inria_names, numbered, read_rest, re
 from moegs.gaussians.vertices import expect_names, read_vertices
 from moegs.interop._cfg_args import Config
 from moegs.interop._files import Run
+from moegs.interop._refilter import VIEWERS, drawn_alike
 from moegs.io import atomic_write
 from moegs.render.types import RasterOptions
 
@@ -111,6 +112,11 @@ def raster_options(config: Config, usual: RasterOptions) -> RasterOptions:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise FormatError(f"{config.path}: option {RASTER!r}: expected names and values in braces, got {found!r}.")
     return read_options(config.path or Path("cfg_args"), found)
+
+
+def unlike_stock(expert: Expert) -> tuple[str, ...]:
+    """In what projects with 3D Gaussian Splatting's rasteriser draw an expert otherwise."""
+    return () if drawn_alike(expert.options, VIEWERS) else ("low-pass filter",)
 
 
 def meta(project: str, run: Run, **more: Any) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def load(
     params = _from_plys(run, router) if run.folder else _from_state(run.checkpoint, state)
     prior = _prior(run.config, timing, duration, n_frames)
     _check_keyframes(run, params, prior)
+    prior = replace(prior, normalise_static=prior.normalise_static and not raw, sh_degree=_degree(params))
     return Expert(
-        replace(prior, normalise_static=not raw, sh_degree=_degree(params)),
+        prior,
         params,
         options=common.raster_options(run.config, _options(run.config)),
         background=common.drawn_over(run.config, common.WHITE),  # random in training; the authors' renders are on white
@@ -126,6 +127,9 @@ def _prior(config: Config, timing: _Timing | None, duration: int | None, n_frame
             trained_duration=0 if span == frames else span,
             position=position,
             var_pad=float(config.number("var_pad", 3.0)),
+            opacity_window=config.choice("opacity_window", "signed_min", ("nearest", "signed_min")),
+            shortest_arc=config.flag("shortest_arc", False),
+            normalise_static=config.flag("normalise_static", True),
         )
     except ConfigError as error:
         raise FormatError(f"{config.path or 'checkpoint'}: {error}") from None
@@ -218,13 +222,14 @@ def export(expert: Expert, folder: str | Path) -> Path:
     """Write an expert with prior ``interpolation`` as Ex4DGS would; tensors of an import come back bit for bit.
 
     No training checkpoint is written; the duration that only it would hold goes into ``cfg_args`` as
-    ``trained_duration``, which :func:`load` reads.
+    ``trained_duration``, as do ``opacity_window``, ``shortest_arc`` and ``normalise_static``: :func:`load` reads them, the
+    original does not, see :func:`unlike`.
 
     Returns:
         The iteration's folder.
 
     Raises:
-        ConfigError: the expert has another prior, or centres that no file of this layout can hold.
+        ConfigError: the expert has another prior.
     """
     folder = Path(folder)
     prior = common.expect_prior(expert, Interpolation, PROJECT)
@@ -238,6 +243,14 @@ def export(expert: Expert, folder: str | Path) -> Path:
     return place
 
 
+def unlike(expert: Expert) -> tuple[str, ...]:
+    """In what the original draws an expert otherwise: it compensates opacities, through a filter of any width."""
+    original = {"low-pass filter": True, "opacity_window": "signed_min", "shortest_arc": False}
+    names = ("opacity_window", "shortest_arc")
+    ours = {"low-pass filter": expert.options.compensate} | {n: getattr(expert.prior, n, original[n]) for n in names}
+    return tuple(name for name, value in original.items() if ours[name] != value)
+
+
 def _flags(prior: Interpolation, options: RasterOptions) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in _POSITION.items()}
     return {
@@ -249,6 +262,9 @@ def _flags(prior: Interpolation, options: RasterOptions) -> dict[str, Any]:
         "time_interval": prior.interval,
         "time_pad": prior.pad,
         "var_pad": prior.var_pad,
+        "opacity_window": prior.opacity_window,
+        "shortest_arc": prior.shortest_arc,
+        "normalise_static": prior.normalise_static,
         "kernel_size": options.eps2d,
         "near": options.near,
         "far": options.far,

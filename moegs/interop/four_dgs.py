@@ -22,6 +22,7 @@ from moegs.render.types import FOOTPRINTS
 
 PROJECT, PRIOR = "4d-gaussian-splatting", Reformulation.name
 LENGTH = 19
+CUTOFF = Reformulation.n3v().cutoff  # our own word in cfg_args where it is another
 _FIELDS: dict[str, tuple[int, tuple[int, ...]]] = {
     "means": (1, (3,)),
     "sh_dc": (2, (1, 3)),
@@ -82,6 +83,7 @@ def load(
         flipped=flipped,
         seen_at=_choice(run, "seen_at", seen_at, "rest", ("rest", "now")),
         prefilter_var=float(run.config.number("prefilter_var", -1.0)),
+        cutoff=float(run.config.number("cutoff", CUTOFF)),
     )
     usual = "4dgs" if (start, end) == _SECONDS else "camera"
     more: dict[str, Any] = {"time_duration": [start, end], "active_degrees": [state[0], state[_DEGREE_T]]}
@@ -166,7 +168,7 @@ def export(expert: Expert, folder: str | Path) -> Path:
     """Write an expert with prior ``reformulation`` as 4d-gaussian-splatting would: ``chkpntN.pth`` and ``cfg_args``.
 
     Tensors of an import come back bit for bit; the optimiser's state is not kept. ``cfg_args`` also gets
-    ``time_duration``, ``footprint`` and ``seen_at``, which :func:`load` reads and the original does not.
+    ``time_duration``, ``footprint``, ``seen_at`` and ``cutoff``, which :func:`load` reads and the original does not.
 
     Returns:
         The checkpoint.
@@ -183,10 +185,16 @@ def export(expert: Expert, folder: str | Path) -> Path:
     common.save_torch((_tuple(expert, prior, params), iteration), path)
     duration = [prior.time_start, prior.time_start + span]
     flags = {"prefilter_var": prior.prefilter_var, "time_duration": duration}
-    flags |= {"footprint": expert.options.footprint, "seen_at": prior.seen_at}
+    flags |= {"footprint": expert.options.footprint, "seen_at": prior.seen_at, "cutoff": prior.cutoff}
     usual = replace(common.STOCK, footprint=expert.options.footprint)
     common.write_config(expert, folder, usual, white_background=expert.background == common.WHITE, **flags)
     return path
+
+
+def unlike(expert: Expert) -> tuple[str, ...]:
+    """In what the original draws an expert otherwise."""
+    other = () if getattr(expert.prior, "cutoff", CUTOFF) == CUTOFF else ("cutoff",)
+    return (*common.unlike_stock(expert), *other)
 
 
 def _tuple(expert: Expert, prior: Reformulation, params: Params) -> tuple[Any, ...]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from torch import Tensor
 
 from moegs.data import Scene, View
-from moegs.errors import ConfigError
+from moegs.errors import ConfigError, FormatError
 from moegs.expert import Expert
 from moegs.io import atomic_write, finite, write_json
+from moegs.progress import tracked
 from moegs.prune.scores import CRITERIA, criterion
 from moegs.prune.select import Score, prune
 from moegs.report.plots import as_png, new_figure
 from moegs.route.mixture import Mixture
 from moegs.train.evaluate import evaluate, mixture_renderer
-from moegs.train.progress import SCREEN
 
 RATIOS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85)
 
@@ -65,6 +66,7 @@ def pruning_curve(
     criteria: Mapping[str, Score] | None = None,
     refit: Callable[[Mixture], Mixture] | None = None,
     every: int = 1,
+    known: Sequence[CurvePoint] = (),
     keep: Callable[[Sequence[CurvePoint]], None] | None = None,
     progress: bool = True,
 ) -> list[CurvePoint]:
@@ -82,6 +84,7 @@ def pruning_curve(
         refit: what is done to each mixture before it is scored, the whole one included, so that all have learnt for as
             long; the next ratio goes on without it.
         every: score each ``every``-th frame.
+        known: points that an earlier run of the same settings has found, which are not found again.
         keep: called with all points so far after each of them, to write them down.
         progress: show a bar.
 
@@ -96,13 +99,16 @@ def pruning_curve(
     points: list[CurvePoint] = []
     total, pruned = sum(mixture.router.counts), mixture
     wanted = [(n, r) for n in chosen for r in sorted(ratios)]
-    for name, ratio in track(wanted, "curve", console=SCREEN, disable=not progress):
+    found = {(p.criterion, p.ratio): p for p in known}
+    for name, ratio in tracked(wanted, "curve", len(wanted), progress):
         pruned = mixture if ratio == min(ratios) else pruned
         left = total - int(ratio * total)
         if left < sum(pruned.router.counts):
             pruned, _ = prune(pruned, chosen[name](pruned, views), keep=left)
         whole = next((p for p in points if not ratio and not p.ratio), None)  # is the same by every criterion
-        if whole is None:
+        if (name, ratio) in found:
+            points.append(found[name, ratio])
+        elif whole is None:
             shown = pruned if refit is None else refit(pruned)
             points.append(_point(name, ratio, shown, scene, every))
         else:
@@ -124,6 +130,34 @@ def suited(mixture: Mixture, seed: int = 0) -> dict[str, Score]:
     """The criteria that the mixture's router has the weights for, and gates to move; ``seed`` is of those that draw."""
     moves = mixture.router.config.kind != "pixel" and len(mixture.experts) > 1
     return {n: criterion(n, seed) for n in CRITERIA if moves or n != "gate"}
+
+
+def read_points(folder: str | Path, settings: Mapping[str, Any]) -> list[CurvePoint]:
+    """What :func:`write_points` left in a folder; none where there is nothing yet.
+
+    Args:
+        folder: where ``curve.json`` is.
+        settings: what its ``settings`` must be.
+
+    Raises:
+        FormatError: it is damaged.
+        ConfigError: it was made with other settings.
+    """
+    path = Path(folder) / "curve.json"
+    if not path.exists():
+        return []
+    try:
+        saved = json.loads(path.read_bytes())
+        rows: list[dict[str, Any]] = saved["points"]
+        numbers: list[dict[str, Any]] = [{k: math.inf if v is None else v for k, v in row.items()} for row in rows]
+        points = [CurvePoint(**row) for row in numbers]
+        before = saved.get("settings", {})
+        odd = [key for key, value in settings.items() if before.get(key) != value]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path}: not a readable curve ({error}); delete it to start over.") from error
+    if odd:
+        raise ConfigError(f"{path}: was begun with another {odd[0]}; resume with the same settings, or name another folder.")
+    return points
 
 
 def write_points(points: Sequence[CurvePoint], folder: str | Path, about: Mapping[str, Any] | None = None) -> None:

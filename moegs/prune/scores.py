@@ -1,4 +1,4 @@
-"""How much a mixture needs each Gaussian: one score a Gaussian, streaming over views, one backward pass a view.
+"""How much a mixture needs each Gaussian: one score a Gaussian, streaming over views, at most one backward pass a view.
 
 Every function takes a mixture and views and returns ``[n]`` values for the Gaussians of all experts in order; larger
 means more needed.
@@ -73,7 +73,13 @@ def blend_sensitivity(
         probes: draws of signs a view; the relative noise of a score is ``sqrt(2 / (probes · views that show it))``.
         seed: of the signs.
         backend: rasteriser.
+
+    Raises:
+        ConfigError: there is not even one draw.
+        DataError: there are no views.
     """
+    if probes < 1:
+        raise ConfigError(f"blend_sensitivity: expected probes of 1 or more, got {probes}.")
     generator = torch.Generator().manual_seed(seed)
     return _mean_over(views, lambda view: _blend_changes(mixture, view, probes, generator, backend))
 

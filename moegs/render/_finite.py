@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from moegs.errors import ShapeError
+from moegs.render.camera import check_camera
 from moegs.render.types import RasterInputs
 
 NAMES = ("means", "quats", "scales", "covars", "opacities", "sh", "features")
@@ -36,13 +36,3 @@ def complain(given: Mapping[str, Tensor | None]) -> None:
             continue
         where = tuple(torch.nonzero(~value.isfinite())[0].tolist())
         raise ShapeError(f"{name}: expected finite values, got {value[where].item()} at index {list(where)}.")
-
-
-def check_camera(viewmat: list[list[float]], K: list[list[float]]) -> None:
-    """Refuse a camera without meaning.
-
-    Raises:
-        ShapeError: a number is not finite or a focal length is zero.
-    """
-    if not all(map(math.isfinite, [x for row in (*viewmat, *K) for x in row])) or K[0][0] == 0 or K[1][1] == 0:
-        raise ShapeError(f"camera: expected finite matrices and non-zero focal lengths, got viewmat {viewmat} and K {K}.")

@@ -16,6 +16,7 @@ from moegs.render.camera import Camera
 from moegs.render.seen import as_seen
 from moegs.render.types import TILE, RasterInputs, RasterOptions
 
+_GROUPS_MAX = 256  # or as many as Gaussians: tags beyond are identities, and every one would be an image
 _ALIKE = ("opacities", "sh", "quats", "scales", "covars", "anchors", "features", "probe")  # dtype and device, with means
 
 
@@ -74,8 +75,9 @@ def rasterize(
         The images; :attr:`Render.backend` says which backend ran.
 
     Raises:
-        ShapeError: tensors do not fit each other, or lie on several devices.
-        ConfigError: groups and options disagree.
+        ShapeError: tensors do not fit each other, lie on several devices, or hold what is not finite (on the CPU; a GPU
+            would have to be waited for).
+        ConfigError: groups and options disagree, or there are more groups than Gaussians.
         BackendError: the backend is unknown or cannot run here.
 
     Source: EWA splatting as in 3D Gaussian Splatting, with gsplat's thresholds.
@@ -125,6 +127,18 @@ def splat(
     ``map(u) = sum_i T_i(u) alpha_i(u) values_i + background · T_end(u)`` (MoE-GS §3.2). Differentiable in the values and
     in everything that moves the Gaussians.
 
+    Args:
+        gaussians: what to composite with; colours are computed and thrown away.
+        camera: where it is seen from.
+        values: any channels, of the Gaussians' dtype and device.
+        background: value behind everything, of all channels.
+        options: of the rasteriser.
+        backend: as for :func:`rasterize`.
+
+    Raises:
+        ShapeError: there is not one row of values a Gaussian, or tensors lie on several devices.
+        BackendError: the backend is unknown or cannot run here.
+
     Example:
         >>> import torch
         >>> from moegs.gaussians import Gaussians
@@ -136,6 +150,7 @@ def splat(
         >>> round(weights.grad.item(), 3)  # the Gaussian's share of the image, in pixels
         1.426
     """
+    _check_rows("values", values, len(gaussians))
     render = rasterize(gaussians, camera, features=values, options=options, backend=backend)
     assert render.features is not None  # as they were given
     if background == 0.0:
@@ -155,6 +170,17 @@ def shares(
 
     The transpose of :func:`splat`, by one backward pass through it; no gradient passes through the result.
 
+    Args:
+        gaussians: whose shares.
+        camera: where they are seen from.
+        weights: of the pixels, for instance an expert's gate; one everywhere by default.
+        options: of the rasteriser.
+        backend: as for :func:`rasterize`.
+
+    Raises:
+        ShapeError: the weights are not those of the camera's pixels.
+        BackendError: the backend is unknown or cannot run here.
+
     Example:
         >>> import torch
         >>> from moegs.gaussians import Gaussians
@@ -166,6 +192,8 @@ def shares(
         >>> front > 2 * behind
         True
     """
+    if weights is not None and tuple(weights.shape) != (camera.height, camera.width):
+        raise ShapeError(f"weights: expected {[camera.height, camera.width]}, got {list(weights.shape)}.")
     with torch.enable_grad():
         ones = gaussians.means.new_ones(len(gaussians), 1).requires_grad_()
         shown = splat(gaussians.detach(), camera, ones, options=options, backend=backend)
@@ -174,15 +202,18 @@ def shares(
 
 
 def expected_depth(render: Render, empty: float = 0.0) -> Tensor:
-    """Depth per unit of alpha, ``depth / alpha``, and ``empty`` where nothing was drawn."""
+    """Depth per unit of alpha, ``depth / alpha``, camera z in world units, and ``empty`` where nothing was drawn.
+
+    Shaped as ``render.depth``: ``[h, w]``, with groups ``[K, h, w]``.
+    """
     drawn = render.alpha > 1e-6
     return torch.where(drawn, render.depth / torch.where(drawn, render.alpha, 1.0), empty)
 
 
 def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None, probe: Tensor | None) -> None:
     n = len(gaussians)
-    if features is not None and (features.ndim != 2 or features.shape[0] != n):
-        raise ShapeError(f"features: expected [{n}, f], got {list(features.shape)}.")
+    if features is not None:
+        _check_rows("features", features, n)
     if probe is not None and tuple(probe.shape) != (n, 2):
         raise ShapeError(f"probe: expected [{n}, 2], got {list(probe.shape)}.")
     if groups is not None and (tuple(groups.shape) != (n,) or groups.is_floating_point()):
@@ -194,6 +225,11 @@ def _check(gaussians: Gaussians, features: Tensor | None, groups: Tensor | None,
             raise ShapeError(
                 f"{name}: expected {dtype} on {device} like means, got {value.dtype} on {value.device}."
             )
+
+
+def _check_rows(name: str, values: Tensor, n: int) -> None:
+    if values.ndim != 2 or values.shape[0] != n:
+        raise ShapeError(f"{name}: expected [{n}, f], got {list(values.shape)}.")
 
 
 def _check_place(device: torch.device, **given: Tensor | None) -> None:
@@ -225,6 +261,11 @@ class _Tags:
 
 def _options_per_group(options: RasterOptions | Sequence[RasterOptions], tags: _Tags | None) -> tuple[RasterOptions, ...]:
     if isinstance(options, RasterOptions):
+        if tags is not None and tags.largest >= max(_GROUPS_MAX, len(tags.values)):
+            raise ConfigError(
+                f"groups: expected tags from 0 to K-1, got {tags.largest} for {len(tags.values)} Gaussians; number them with "
+                "torch.unique(groups, return_inverse=True), or give one of options a group."
+            )
         chosen = (options,) * (1 if tags is None else max(tags.largest + 1, 1))
     else:
         chosen = tuple(options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from moegs.errors import ShapeError
 from moegs.render.native import rays as native
+
+RIGID = 1e-2  # by how much R Rᵀ may differ from 1: calibrations are never exact, a transposed or scaled matrix is far off
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,9 @@ class Camera:
         far: Gaussians whose centre is farther than this are not drawn.
 
     Raises:
-        ShapeError: a matrix has the wrong shape, the image is empty, or ``near >= far``.
+        ShapeError: a matrix has the wrong shape or is no tensor, the image is empty or not of whole pixels,
+            ``near >= far``, ``viewmat`` is not rigid or ``K`` not without skew. What matrices on a GPU hold is not looked
+            at, which would wait for it.
     """
 
     viewmat: Float[Tensor, "4 4"]
@@ -37,14 +43,20 @@ class Camera:
     far: float = 1e10
 
     def __post_init__(self) -> None:
-        if tuple(self.viewmat.shape) != (4, 4):
-            raise ShapeError(f"Camera.viewmat: expected [4, 4], got {list(self.viewmat.shape)}.")
-        if tuple(self.K.shape) != (3, 3):
-            raise ShapeError(f"Camera.K: expected [3, 3], got {list(self.K.shape)}.")
+        for name, value, n in (("viewmat", self.viewmat, 4), ("K", self.K, 3)):
+            if not isinstance(value, Tensor):
+                raise ShapeError(f"Camera.{name}: expected a tensor, got {type(value).__name__}; use torch.as_tensor().")
+            if tuple(value.shape) != (n, n):
+                raise ShapeError(f"Camera.{name}: expected [{n}, {n}], got {list(value.shape)}.")
+        if not (isinstance(self.width, int) and isinstance(self.height, int)):
+            raise ShapeError(f"Camera: expected width and height as integers, got {self.width!r} and {self.height!r}.")
         if self.width < 1 or self.height < 1:
             raise ShapeError(f"Camera: expected an image of at least 1x1, got {self.width}x{self.height}.")
         if not 0 < self.near < self.far:
             raise ShapeError(f"Camera: expected 0 < near < far, got near {self.near} and far {self.far}.")
+
+        if self.viewmat.device.type == "cpu" == self.K.device.type and not _inside_func(self.viewmat, self.K):
+            check_camera(self.viewmat.tolist(), self.K.tolist())
 
     @property
     def centre(self) -> Float[Tensor, "3"]:
@@ -67,6 +79,33 @@ class Camera:
         """The same camera at another image size; intrinsics scale with it."""
         scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype, device=self.K.device)
         return replace(self, K=self.K * scale[:, None], width=width, height=height)
+
+
+def _inside_func(*tensors: Tensor) -> bool:
+    """Whether ``torch.func`` wraps them, so that they cannot be read."""
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+
+
+def check_camera(viewmat: list[list[float]], K: list[list[float]]) -> None:
+    """Refuse matrices, as lists of rows, that are not those of a pinhole camera.
+
+    Raises:
+        ShapeError: a number is not finite, ``viewmat`` is not rigid, or ``K`` has skew or no focal length above 0.
+    """
+    if not all(map(math.isfinite, [x for row in (*viewmat, *K) for x in row])):
+        raise ShapeError(f"camera: expected finite matrices, got viewmat {viewmat} and K {K}.")
+    if any(abs(x - (j == 3)) > RIGID for j, x in enumerate(viewmat[3])):
+        hint = "; is it transposed, as 3D Gaussian Splatting keeps it?" if any(viewmat[3][:3]) else "."
+        raise ShapeError(f"camera: expected 0, 0, 0, 1 as the last row of viewmat, got {viewmat[3]}{hint}")
+    turn = [row[:3] for row in viewmat[:3]]
+    off = max(abs(sum(map(mul, a, b)) - (i == j)) for i, a in enumerate(turn) for j, b in enumerate(turn))
+    if off > RIGID:
+        raise ShapeError(f"camera: expected a rotation in viewmat, R Rᵀ is off by {off:.3g}: {turn}.")
+    (fx, skew, _), (tilt, fy, _), last = K
+    if fx <= 0 or fy <= 0:
+        raise ShapeError(f"camera: expected focal lengths above 0, got K {K}.")
+    if max(abs(skew), abs(tilt)) > RIGID or any(abs(x - (j == 2)) > RIGID for j, x in enumerate(last)):
+        raise ShapeError(f"camera: expected K as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], without skew, got {K}.")
 
 
 def rays(camera: Camera) -> Float[Tensor, "h w 6"]:

@@ -134,7 +134,8 @@ def _extents(opacities: Tensor, filtered: Tensor) -> Float[Tensor, "m 2"]:
 def _touches_image(p: Projected, camera: Camera) -> Tensor:
     low, high = p.means2d.detach() - p.extents, p.means2d.detach() + p.extents
     size = low.new_tensor([camera.width, camera.height])
-    return (p.opacities.detach() >= ALPHA_MIN) & (high > 0).all(1) & (low < size).all(1) & low.isfinite().all(1)
+    seen = (p.opacities.detach() >= ALPHA_MIN) & (p.extents > 0).all(1)
+    return seen & (high > 0).all(1) & (low < size).all(1) & low.isfinite().all(1)
 
 
 def _select(p: Projected, keep: Tensor) -> Projected:

@@ -47,8 +47,10 @@ class RasterOptions:
         if not 0 <= self.eps2d < math.inf:
             raise ConfigError(f"raster options: expected eps2d of 0 or more, got {self.eps2d}.")
         near, far = 0.0 if self.near is None else self.near, math.inf if self.far is None else self.far
-        if not 0 <= near < far:
-            raise ConfigError(f"raster options: expected 0 <= near < far, got {self.near} and {self.far}.")
+        if not 0 <= near < far or self.far == math.inf:  # a file of an expert could not hold infinity
+            raise ConfigError(
+                f"raster options: expected finite 0 <= near < far, or None for the camera's, got {self.near} and {self.far}."
+            )
 
 
 @dataclass(frozen=True)

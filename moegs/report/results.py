@@ -90,15 +90,20 @@ def _finite(value: float) -> float | None:
 
 
 def print_table(title: str, rows: Mapping[str, Row], console: Console | None = None) -> None:
-    """Print models as rows and scores as columns; what a model does not have is left empty."""
+    """Print models as rows and scores as columns; what a model does not have is left empty.
+
+    Rows with ``by_expert``, numbers of Gaussians by name, get a column for each expert.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("model", no_wrap=True)
     shown = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows.values())]
-    for key in shown:
-        table.add_column(_COLUMNS[key][0], justify="right")
+    experts = list(dict.fromkeys(name for row in rows.values() for name in row.get("by_expert", ())))
+    for heading in (*(_COLUMNS[key][0] for key in shown), *(f"of {name}" for name in experts)):
+        table.add_column(heading, justify="right")
     for name, row in rows.items():
         cells = ["" if row.get(key) is None else _COLUMNS[key][1].format(row[key]) for key in shown]
-        table.add_row(name, *cells)
+        own = row.get("by_expert", {})
+        table.add_row(name, *cells, *(f"{own[e]:,}" if e in own else "" for e in experts))
     (console or Console()).print(table)
 
 

@@ -131,7 +131,7 @@ def fuse(
     trust = _ratio(sums, mixture.router.counts).split(mixture.router.counts)
     parts = [with_factor(e.params, "responsibility", r) for e, r in zip(experts, trust, strict=True)]
     meta = {"fused": list(mixture.experts), "raster options of": list(mixture.experts)[int(shares.argmax())]}
-    scene = {k: v for k, v in lead.meta.items() if k in ("scene", "n_frames", "extent", "seen_from")}
+    scene = {k: v for k, v in lead.meta.items() if k in ("scene", "n_frames", "start", "extent", "seen_from")}
     prior = Fused.of([e.prior for e in experts], scaling=scaling)
     return Expert(prior, merge(parts), lead.options, lead.background, None, scene | meta)
 

@@ -206,7 +206,9 @@ def load_router(path: str | Path, device: str = "cpu") -> VolumePixelRouter:
             state = {k: v if v.dtype == torch.float64 else v.float() for k, v in saved.items()}
             empty = {k: torch.zeros(v.shape) for k, v in router.state_dict().items() if not v.numel()}
             router.load_state_dict(empty | state, assign=True)  # older files lack tensors that their settings leave empty
+    except MemoryError:
+        raise
     except Exception as error:  # strange configurations and tensors fail in every way there is
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise FormatError(f"{path}: not a readable router ({reason}).") from None
+        raise FormatError(f"{path}: not a readable router ({reason}).") from error
     return router.to(device)

@@ -72,6 +72,9 @@ class RouterConfig:
             )
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"router temperature: expected a number above 0, got {self.temperature}.")
+        for name in ("background", "initial_weight", "initial_view"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"router {name}: expected a finite number, got {getattr(self, name)}.")
 
 
 _INPUT_CHANNELS = {"rays": 6, "time": 1, "color": 6, "alpha": 1}
@@ -89,6 +92,9 @@ class VolumePixelRouter(nn.Module):
         centre: world point that ray origins are measured from.
         extent: world length that they are divided by.
         generator: draws the pixel network's first weights; torch's own by default.
+
+    Raises:
+        ConfigError: an argument has no meaning.
 
     Example:
         >>> router = VolumePixelRouter([1, 1])
@@ -111,10 +117,13 @@ class VolumePixelRouter(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if len(counts) < 1 or min(counts) < 0:
-            raise ConfigError(f"counts: expected one number of Gaussians an expert, got {list(counts)}.")
-        self.counts, self.config = tuple(int(n) for n in counts), config
-        self.register_buffer("centre", torch.tensor(list(centre), dtype=torch.float32))
+        self.counts, self.config = checked_counts(counts), config
+        place = [float(x) for x in centre]
+        if len(place) != 3 or not all(map(math.isfinite, place)) or not 0 < float(extent) < math.inf:
+            raise ConfigError(
+                f"router: expected a centre of three numbers and an extent above 0, got {place} and {float(extent)}."
+            )
+        self.register_buffer("centre", torch.tensor(place, dtype=torch.float32))
         self.register_buffer("extent", torch.tensor(float(extent)))
         total = sum(self.counts) if config.kind != "pixel" else 0
         c = config.channels if config.kind == "volume-pixel" else 0
@@ -206,15 +215,17 @@ class VolumePixelRouter(nn.Module):
             backend: rasteriser.
 
         Raises:
-            ShapeError: the numbers of Gaussians are not those that the router was made for.
+            ShapeError: the numbers of Gaussians are not those that the router was made for, or they are of another dtype
+                or on another device than it.
             ConfigError: the router sees colours, and an expert's are made by a decoder of splatted features, which only
                 :func:`moegs.route.render_mixture` knows.
         """
         if "color" in self.config.inputs and any(g.features is not None for g in gaussians):
             raise ConfigError("router: sees colours, which a decoder makes for these Gaussians; use render_mixture.")
-        if tuple(len(g) for g in gaussians) != self.counts:
-            raise ShapeError(f"router: expected {list(self.counts)} Gaussians, got {[len(g) for g in gaussians]}.")
-        merged = concatenate([replace(g, features=None) for g in gaussians])
+        merged = union(gaussians, self.counts)
+        own, theirs = ((x.dtype, x.device) for x in (self.extent, merged.means))
+        if own != theirs:
+            raise ShapeError(f"router: is {own[0]} on {own[1]}, Gaussians {theirs[0]} on {theirs[1]}; move one with .to().")
         per_expert = (options,) * len(gaussians) if isinstance(options, RasterOptions) else tuple(options)
         render = rasterize(
             merged, camera, features=self.features(t), groups=group_tags(self.counts).to(merged.means.device),
@@ -253,6 +264,28 @@ def router_from_config(saved: dict[str, Any]) -> VolumePixelRouter:
     """Rebuild an (untrained) router from :meth:`VolumePixelRouter.to_config`; draws nothing from torch's global generator."""
     config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
     return VolumePixelRouter(saved["counts"], RouterConfig(**config), generator=torch.Generator().manual_seed(0))
+
+
+def checked_counts(counts: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of Gaussians, one an expert.
+
+    Raises:
+        ConfigError: there are none, or one is no number of things.
+    """
+    if len(counts) < 1 or any(not isinstance(n, int) or n < 0 for n in counts):
+        raise ConfigError(f"counts: expected one number of Gaussians an expert, got {list(counts)}.")
+    return tuple(counts)
+
+
+def union(gaussians: Sequence[Gaussians], counts: tuple[int, ...]) -> Gaussians:
+    """The experts' Gaussians one after the other, without features.
+
+    Raises:
+        ShapeError: they are not as many as the router was made for.
+    """
+    if tuple(len(g) for g in gaussians) != counts:
+        raise ShapeError(f"router: expected {list(counts)} Gaussians, got {[len(g) for g in gaussians]}.")
+    return concatenate([replace(g, features=None) for g in gaussians])
 
 
 def group_tags(counts: Sequence[int]) -> Tensor:

@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moegs.deform.fused import Fused, dimmed, merge
-from moegs.errors import ConfigError, ShapeError
+from moegs.errors import ConfigError
 from moegs.expert import Expert
-from moegs.gaussians.container import Gaussians, concatenate
+from moegs.gaussians.container import Gaussians
 from moegs.gaussians.densify import field
 from moegs.render.api import Render, rasterize
 from moegs.render.camera import Camera
 from moegs.render.types import RasterOptions
 from moegs.route.fuse import check_plain, with_factor
+from moegs.route.routers import checked_counts, union
 
 
 class VolumeRouter(nn.Module):
@@ -32,6 +33,9 @@ class VolumeRouter(nn.Module):
         counts: number of Gaussians of each expert, in order.
         initial_weight: start of ``weights``.
 
+    Raises:
+        ConfigError: the numbers are none.
+
     Example:
         >>> router = VolumeRouter([2, 1])
         >>> router.factors(0.5).tolist()
@@ -40,7 +44,7 @@ class VolumeRouter(nn.Module):
 
     def __init__(self, counts: Sequence[int], initial_weight: float = 0.0):
         super().__init__()
-        self.counts = tuple(int(n) for n in counts)
+        self.counts = checked_counts(counts)
         self.weights = nn.Parameter(torch.full((sum(self.counts),), float(initial_weight)))
         self.times = nn.Parameter(torch.zeros(sum(self.counts)))
 
@@ -54,10 +58,8 @@ class VolumeRouter(nn.Module):
         Raises:
             ShapeError: the numbers of Gaussians are not those that the router was made for.
         """
-        if tuple(len(g) for g in gaussians) != self.counts:
-            raise ShapeError(f"router: expected {list(self.counts)} Gaussians, got {[len(g) for g in gaussians]}.")
-        union = concatenate([replace(g, features=None) for g in gaussians])
-        return replace(union, opacities=dimmed(union.opacities, self.factors(t), "opacity"))
+        merged = union(gaussians, self.counts)
+        return replace(merged, opacities=dimmed(merged.opacities, self.factors(t), "opacity"))
 
     def forward(
         self,

@@ -90,11 +90,11 @@ def restoring(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, FormatError):
+    except (ConfigError, FormatError, MemoryError):
         raise
     except Exception as error:  # strange tensors fail in every way there is
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise FormatError(f"{folder / NAME}: does not fit this run ({reason}); {_ADVICE}.") from None
+        raise FormatError(f"{folder / NAME}: does not fit this run ({reason}); {_ADVICE}.") from error
 
 
 def same_kind(name: str, found: Tensor, like: Tensor, rows: int | None = None) -> None:
@@ -127,6 +127,8 @@ def _same_run(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
         raise ConfigError(f"{path}: is of another kind of run: {whose} has settings of {kind!r}; {advice}")
     if difference := _difference(found, json.loads(json.dumps(asked))):
         key, before, now = difference
+        if {len(str(v)) for v in (before, now)} == {64}:  # hashes tell nobody anything
+            raise ConfigError(f"{path}: is of a run with another {key.replace('.', ': ')}; {advice}")
         raise ConfigError(f"{path}: was written with {key} = {before!r}, this run asks for {now!r}; {advice}")
 
 
@@ -134,6 +136,6 @@ def _difference(found: Any, asked: Any, key: str = "") -> tuple[str, Any, Any] |
     """The first setting that differs, by its dotted name, and both values; None if there is none."""
     if not (isinstance(found, dict) and isinstance(asked, dict)):
         return None if found == asked else (key, found, asked)
-    inner = sorted(set(found) | set(asked))
+    inner = sorted(set(found) | set(asked), key=lambda k: (k != "steps", k))  # much else follows from them
     each = (_difference(found.get(k), asked.get(k), f"{key}.{k}".lstrip(".")) for k in inner)
     return next((d for d in each if d is not None), None)

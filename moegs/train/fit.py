@@ -429,7 +429,7 @@ def _expert(prior: Prior, params: Params, config: FitConfig, scene: Scene, camer
     final = {k: v.detach().clone() for k, v in params.items()}
     meta = {
         "scene": scene.name, "n_frames": scene.n_frames, "extent": scene.extent, "steps": config.steps,
-        "seed": config.seed, "seen_from": _viewpoints(scene, cameras),
+        "seed": config.seed, "start": scene.start, "seen_from": _viewpoints(scene, cameras),
     }  # fmt: skip
     return Expert(prior, final, config.options, config.background, prior.decoder, meta)
 

@@ -20,11 +20,14 @@ SCREEN = Console(stderr=True)  # one for all, so that a bar that comes while ano
 @contextmanager
 def training_bar(title: str, total: int, start: int = 0, enabled: bool = True) -> Iterator[Any]:
     """A bar that shows loss, PSNR, Gaussians and time left, on stderr; yields ``update(step, **numbers)``."""
+    if not enabled:  # rich ends a line even of a bar that is never shown
+        yield lambda step, **numbers: None
+        return
     columns = [
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
     ]  # fmt: skip
-    with Progress(*columns, console=SCREEN, disable=not enabled, transient=False) as progress:
+    with Progress(*columns, console=SCREEN, transient=False) as progress:
         task = progress.add_task(title, total=total, completed=start, numbers="")
 
         def update(step: int, **numbers: float) -> None:

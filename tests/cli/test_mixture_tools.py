@@ -15,6 +15,7 @@ from moegs.data import Scene, load_scene, synthesize
 from moegs.deform import get
 from moegs.distill import DistillConfig
 from moegs.expert import Expert, load_expert, save_expert
+from moegs.prune import curve as curves
 from moegs.prune import kept_rows
 from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
 from moegs.train import refine as refining
@@ -57,7 +58,7 @@ def test_prune(place, tmp_path):
     said = run(prune, place / "mix", *data, "--ratio", 0.5, "--views", 2, "--refit", 1, "--out", tmp_path / "half")
     before, after = load_mixture(place / "mix"), load_mixture(tmp_path / "half")
     assert sum(after.router.counts) == sum(before.router.counts) - sum(before.router.counts) // 2
-    assert "before" in said and "after" in said and "poly:" in said
+    assert "before" in said and "after" in said and "of poly" in said and "blend score" in said
     assert all(e.meta["refine steps"] == 1 for e in after.experts.values())
     told = json.loads((tmp_path / "half" / "prune.json").read_text())
     assert told["report"]["fraction"] == pytest.approx(0.5, abs=0.01) and set(told["models"]) == {"before", "after"}
@@ -104,6 +105,31 @@ def test_prune_draws_a_curve(place, tmp_path):
     run(prune, place / "mix", *data, *how, "--out", tmp_path)
     named = {p["criterion"] for p in json.loads((tmp_path / "curve.json").read_text())["points"]}
     assert {"blend", "gate", "opacity", "contribution", "random"} <= named and (tmp_path / "curve.png").exists()
+
+
+def test_a_curve_goes_on_from_its_last_point(place, tmp_path, monkeypatch):
+    data = ("--data", place / "clip", "--frame-cache", place / "frames", "--quiet", "--every", 2, "--out", tmp_path)
+    how = ("--ratio", 0.2, "--views", 1, "--curve", "--ratios", "0,0.5")
+    run(prune, place / "mix", *data, *how)
+    whole = json.loads((tmp_path / "curve.json").read_text())
+    cut = whole | {"points": whole["points"][:3]}
+    (tmp_path / "curve.json").write_text(json.dumps(cut))
+    scored, point = [], curves._point
+    monkeypatch.setattr(curves, "_point", lambda *args: (scored.append(args[:2]), point(*args))[1])
+    run(prune, place / "mix", *data, *how, "--resume")
+    after = json.loads((tmp_path / "curve.json").read_text())["points"]
+    assert after[:3] == cut["points"] and [p["psnr"] for p in after] == [p["psnr"] for p in whole["points"]]
+    assert len(scored) == sum(p["ratio"] > 0 for p in whole["points"][3:])
+    other = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how, "--resume", "--seed", 5)])
+    assert "was begun with another seed" in str(other.exception)
+    (tmp_path / "curve.json").write_text("{")
+    damaged = CliRunner().invoke(prune, [str(a) for a in (place / "mix", *data, *how, "--resume")])
+    assert "curve.json: not a readable curve" in str(damaged.exception)
+
+
+def test_a_threshold_is_a_number(place, tmp_path):
+    how = ("--data", place / "clip", "--threshold", "nan", "--out", tmp_path)
+    assert "expected a finite number" in CliRunner().invoke(prune, [str(a) for a in (place / "mix", *how)]).output
 
 
 def test_distillation_is_by_default_what_the_library_does():

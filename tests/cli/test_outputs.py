@@ -54,7 +54,7 @@ def test_a_refused_command_leaves_the_file(cli, clip, cache, mixture, tmp_path):
 
 def test_commands_warn_of_another_clip(cli, clip, other, cache, mixture, experts, tmp_path):
     one, on = experts["polynomial"], ["--data", other, "--frame-cache", cache]
-    said = "moegs: warning: trained on 'clip', this is 'hall' with other cameras"
+    said = "was trained on 'clip', this is 'hall' with other cameras"
     few = ["--views", 1, "--every", 4]
     assert said in cli("render", one, *on, "--count", 1, "--out", tmp_path / "one").stderr
     assert said in cli("render", mixture, *on, "--count", 1, "--out", tmp_path / "mix").stderr
@@ -63,7 +63,7 @@ def test_commands_warn_of_another_clip(cli, clip, other, cache, mixture, experts
     assert said in cli("prune", mixture, *on, *few, "--ratio", 0.1, "--rounds", 1, "--out", tmp_path / "p").stderr
     half = ["--data", clip, "--frame-cache", cache, "--frames", 2]
     result = cli("render", one, *half, "--count", 1, "--out", tmp_path / "two")
-    assert "trained on 4 frames, this clip has 2" in result.stderr
+    assert "was trained on 4 frames from 0 on, this clip has 2 frames" in result.stderr
 
 
 def test_a_renamed_clip_is_the_same_clip(cli, clip, cache, experts, tmp_path):

@@ -40,7 +40,8 @@ def test_export_as_ply(cli, trained, tmp_path):
 def test_export_and_import_the_original_layout(cli, trained, tmp_path):
     prior, out = trained
     said = cli("export", out, "--out", tmp_path / "run", "--format", "original").output
-    assert ("--no-antialias" in said) == (prior != "interpolation")  # Ex4DGS compensates too
+    assert ("another low-pass filter" in said) == (prior != "interpolation")  # Ex4DGS compensates too
+    assert ("another opacity_window" in said) == (prior == "interpolation")
     assert prior in cli("import", tmp_path / "run", "--out", tmp_path / "again.safetensors").output
     before, after = load_expert(out / "expert.safetensors"), load_expert(tmp_path / "again.safetensors")
     assert after.prior.name == prior

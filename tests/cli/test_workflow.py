@@ -95,7 +95,7 @@ def test_eval_scores_mixture_experts_and_yardsticks(cli, clip, cache, mixture, e
 
 def test_eval_warns_of_another_clip(cli, clip, cache, experts):
     result = cli("eval", experts["polynomial"], clip, "--frames", 2, "--frame-cache", cache)
-    assert "trained on 4 frames, this clip has 2" in result.stderr
+    assert "was trained on 4 frames from 0 on, this clip has 2 frames from 0 on" in result.stderr
 
 
 def test_render_writes_every_kind_of_picture(cli, clip, cache, mixture, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from contextlib import suppress
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from moegs import deform
 from moegs.deform import Prior, Schedule
+from moegs.deform import prior as registry
+from moegs.errors import ConfigError, DataError, ShapeError
 from moegs.gaussians.cloud import PointCloud
 from moegs.gaussians.container import Gaussians
 from moegs.gaussians.params import Params, count, join, populations, take
@@ -168,6 +172,40 @@ def test_vmap_over_time(name):
 
 
 @every_prior
+def test_function_transforms_in_single_precision(name):
+    """Native kernels cannot see into what torch.func hands them, and must not be asked."""
+    prior, params = make(name, torch.float32)
+
+    def total(p: Params) -> Tensor:
+        return torch.stack([x.sum() for x in tensors(prior.deform(p, 0.31))]).sum()
+
+    leaves = {k: v.detach().requires_grad_() for k, v in params.items() if v.is_floating_point()}
+    total(params | leaves).backward()
+    for key, value in torch.func.grad(total)(params).items():
+        expected = leaves[key].grad if leaves[key].grad is not None else torch.zeros_like(value)
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("ours", deform.names())  # a prior of one's own need not have such manners
+def test_missing_and_short_tensors_are_named(ours):
+    prior, params = make(ours)
+    for key in (k for k, v in params.items() if k.startswith("gaussian.") and len(v)):
+        with pytest.raises((ShapeError, ConfigError)):
+            prior.deform({k: v[:-1] if k == key else v for k, v in params.items()}, 0.3)
+        rest = {k: v for k, v in params.items() if k != key}
+        with suppress(ShapeError):  # some can be left out, and none may fail in another way
+            prior.deform(rest, 0.3)
+
+
+@every_prior
+def test_spans_are_above_zero(name):
+    prior, n = deform.get(name).for_clip(20), 5
+    for spans in (torch.zeros(n), torch.full((n,), -0.2)):
+        with pytest.raises(DataError, match="spans"):
+            prior.init(PointCloud(torch.randn(n, 3), torch.rand(n, 3), times=torch.rand(n), spans=spans))
+
+
+@every_prior
 def test_a_number_and_a_tensor_mean_the_same_time(name):
     prior, params = make(name)
     for t in TIMES:
@@ -267,3 +305,22 @@ def test_no_gaussians_regularise_to_nothing(name):
     if loss.requires_grad:
         loss.backward()
     assert all(torch.isfinite(v.grad).all() for v in learnt.values() if v.grad is not None)
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.0), (0.1, -1.0), (-0.1,), (float("nan"),), (0.1, None, 2.0)])
+def test_learning_rates_without_meaning_are_refused(rates):
+    with pytest.raises(ConfigError, match="learning rate"):
+        Schedule(*rates)
+
+
+def test_an_installed_package_can_offer_a_prior(monkeypatch):
+    point = EntryPoint("swinging", f"{__name__}:Swinging", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group, name=point.name: [point] * (name == point.name))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    assert "swinging" in deform.names() and deform.get("swinging") is Swinging
+    with pytest.raises(ConfigError, match="got 'sw'; one of your own has to be imported first"):
+        deform.get("sw")
+
+
+class Swinging(Prior):
+    name = "swinging"

@@ -68,5 +68,13 @@ def test_features_travel_only_together():
     fields = {n: getattr(g, n) for n in ("means", "opacities", "sh", "quats", "scales")}
     with pytest.raises(ShapeError, match="features"):
         concatenate([g, Gaussians(**fields, features=torch.ones(2, 3))])
+    three = Gaussians(**fields, features=torch.ones(2, 3))
+    with pytest.raises(ShapeError, match=r"as many features in every part, got \[3, 4\]"):
+        concatenate([three, Gaussians(**fields, features=torch.ones(2, 4))])
     with pytest.raises(ShapeError, match="at least one"):
         concatenate([])
+
+
+def test_parts_of_two_precisions_are_not_joined():
+    with pytest.raises(ShapeError, match=r"one dtype on one device, got torch\.float32 on cpu and torch\.float64"):
+        concatenate([random_gaussians(2), random_gaussians(2).to(torch.float64)])

@@ -46,3 +46,11 @@ def test_disagreeing_tensors_are_named():
     params = two_populations() | {"gaussian.a.quats": torch.ones(4, 4)}
     with pytest.raises(ShapeError, match=r"gaussian\.a"):
         populations(params)
+
+
+def test_parts_with_other_tensors_are_not_joined():
+    params = two_populations()
+    with pytest.raises(ShapeError, match=r"'gaussian\.lives' is in some parts and not in others"):
+        join([params, params | {"gaussian.lives": torch.ones(4, 2)}])
+    with pytest.raises(ShapeError, match="at least one part"):
+        join([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -183,6 +185,27 @@ def test_gradcheck_of_gated_blend_in_torch():
     assert torch.autograd.gradcheck(gated_blend, [x.requires_grad_() for x in leaves])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_temperature_can_be_learnt(dtype):
+    images, logits = torch.rand(3, 4, 5, 3, dtype=dtype), torch.randn(3, 4, 5, dtype=dtype)
+    tau = torch.tensor(0.5, dtype=dtype, requires_grad=True)
+    gated_blend(images, logits, tau)[0].square().sum().backward()
+    other = torch.tensor(0.5, dtype=dtype, requires_grad=True)
+    blend(images, softmax_gates(logits, other)).square().sum().backward()
+    assert tau.grad is not None and other.grad is not None and tau.grad != 0
+    torch.testing.assert_close(tau.grad, other.grad)
+
+
+def test_the_oracle_never_picks_what_is_no_number():
+    images = torch.stack([torch.full((2, 2, 3), v) for v in (float("nan"), 0.1)])
+    assert torch.equal(oracle_gates(images, torch.zeros(2, 2, 3))[1], torch.ones(2, 2))
+    for wrong in (torch.tensor(0.5), torch.zeros(3, 2, 3)):
+        with pytest.raises(ShapeError, match="truth"):
+            oracle_gates(images, wrong)
+    with pytest.raises(ShapeError, match="one expert or more"):
+        uniform_gates(images[:0])
+
+
 def test_yardsticks():
     truth = torch.zeros(2, 2, 3)
     images = torch.stack([torch.full((2, 2, 3), 0.5), torch.full((2, 2, 3), 0.1)])
@@ -210,9 +233,14 @@ def test_bad_requests_say_what_was_expected():
         VolumePixelRouter([3, 3])([random_gaussians(3), random_gaussians(4)], camera(), 0.0)
     with pytest.raises(ShapeError, match="blend"):
         blend(torch.ones(2, 3, 3, 3), torch.ones(2, 3, 4))
-    for bad in ({"kind": "magic"}, {"inputs": ("smell",)}, {"context": 2}, {"temperature": 0.0}):
+    with pytest.raises(ShapeError, match=r"router: is torch\.float32 on cpu, Gaussians torch\.float64"):
+        VolumePixelRouter([3])([random_gaussians(3).to(torch.float64)], camera(), 0.0)
+    for bad in ({"kind": "magic"}, {"inputs": ("smell",)}, {"context": 2}, {"temperature": 0.0}, {"background": math.nan}):
         with pytest.raises(ConfigError):
             RouterConfig(**bad)
+    for bad in ({"counts": []}, {"counts": [2.5]}, {"extent": 0.0}, {"extent": math.nan}, {"centre": (0.0, 1.0)}):
+        with pytest.raises(ConfigError):
+            VolumePixelRouter(**({"counts": [2]} | bad))
 
 
 @pytest.mark.parametrize("inputs", [("rays",), ("rays", "time")])

@@ -106,7 +106,7 @@ def test_a_clip_is_known_by_its_calibration_and_pictures():
     last = scene.cameras[-1]
     others = [
         with_image(scene, 2), with_camera(scene, K=last.K * torch.tensor([[2.0], [2.0], [1.0]])),
-        with_camera(scene, viewmat=last.viewmat + torch.eye(4)[3] * 0.1), with_camera(scene, far=50.0),
+        with_camera(scene, viewmat=last.viewmat + 0.1 * torch.eye(4)[:, :1] @ torch.eye(4)[3:]), with_camera(scene, far=50.0),
         replace(scene, extent=2.0), replace(scene, cloud=scene.cloud[slice(1, None)]),
     ]  # fmt: skip
     described = [json.dumps(scene_description(s)) for s in (scene, replace(scene), *others)]

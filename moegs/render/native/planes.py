@@ -13,9 +13,9 @@ from torch import Tensor
 from moegs.render import native
 
 
-def usable(coords: Tensor) -> bool:
-    """Whether the kernel covers these coordinates (planes are of their kind): built, float32, on the CPU."""
-    return coords.device.type == "cpu" and coords.dtype == torch.float32 and native.available()
+def usable(planes: Sequence[Sequence[Tensor]], coords: Tensor) -> bool:
+    """Whether the kernel covers these: see :func:`moegs.render.native.takes`."""
+    return native.takes(coords, *(plane for level in planes for plane in level))
 
 
 def sample_planes(planes: Sequence[Sequence[Tensor]], coords: Float[Tensor, "n 4"]) -> Float[Tensor, "n f"]:

@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from moegs.errors import BackendError, ShapeError
 from moegs.gaussians.container import Gaussians
-from moegs.render._finite import NAMES, check_camera, complain
-from moegs.render.camera import Camera
+from moegs.render._finite import NAMES, complain
+from moegs.render.camera import Camera, check_camera
 from moegs.render.native import library, threads
 from moegs.render.seen import as_seen
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs

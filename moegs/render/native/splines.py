@@ -20,9 +20,8 @@ class Place(NamedTuple):
 
 
 def usable(keyframes: Tensor, rotations: Tensor) -> bool:
-    """Whether the kernel covers these key frames: built, float32, on the CPU, as many of both."""
-    plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (keyframes, rotations))
-    return plain and keyframes.shape[:2] == rotations.shape[:2] and native.available()
+    """Whether the kernel covers these key frames: see :func:`moegs.render.native.takes`, and as many of both."""
+    return native.takes(keyframes, rotations) and keyframes.shape[:2] == rotations.shape[:2]
 
 
 def pose(

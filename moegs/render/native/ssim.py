@@ -12,9 +12,8 @@ from moegs.render import native
 
 
 def usable(image: Tensor, target: Tensor) -> bool:
-    """Whether the kernel covers these images: built, float32, on the CPU, not empty, no gradient to the target."""
-    fits = image.device.type == "cpu" and image.dtype == torch.float32 == target.dtype and image.numel() > 0
-    return fits and native.available() and not (target.requires_grad and torch.is_grad_enabled())
+    """Whether the kernel covers these images: see :func:`moegs.render.native.takes`; not empty, no gradient to the target."""
+    return native.takes(image, target) and image.numel() > 0 and not (target.requires_grad and torch.is_grad_enabled())
 
 
 def photometric(
