@@ -102,3 +102,11 @@ def test_waiting_threads_yield_unless_told_otherwise():
         environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | setting
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
         assert done.stdout.strip() == expected
+
+
+def test_one_part_alone_brings_no_video_decoder_along():
+    """Whoever imports a router does not wait for what reads captures."""
+    heavy = ["av", "PIL", "rich", "scipy", "matplotlib", "moegs.data", "moegs.train"]
+    code = f"import sys, moegs.route, moegs.interop; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

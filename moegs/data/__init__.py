@@ -2,7 +2,7 @@
 
 from moegs.data.arguments import add_clip_arguments, scene_of
 from moegs.data.checks import check
-from moegs.data.findings import Finding
+from moegs.data.findings import CaptureError, CaptureFormatError, Finding
 from moegs.data.frames import FrameStore
 from moegs.data.scene import Scene, View, load_n3v, load_scene, load_technicolor
 from moegs.data.surface import SurfaceConfig, surface_points
@@ -11,6 +11,8 @@ from moegs.data.synth import synthesize
 from moegs.gaussians.cloud import PointCloud
 
 __all__ = [
+    "CaptureError",
+    "CaptureFormatError",
     "Finding",
     "FrameStore",
     "PointCloud",

@@ -41,7 +41,7 @@ class CaptureError(DataError):
         super().__init__(str(self.finding))
 
 
-class CaptureFormatError(FormatError):
+class CaptureFormatError(FormatError, DataError):
     """A file of a capture that is not what its name or header says; ``finding`` names file and field."""
 
     def __init__(self, file: str | Path, field: str, message: str) -> None:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from moegs.errors import ConfigError, DataError
@@ -85,6 +84,8 @@ def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     k = min(NEIGHBOURS, len(points) - 1)
     if k == 0:
         return torch.ones_like(points[:, 0])
+    from scipy.spatial import cKDTree  # takes as long to import as all of moegs that renders
+
     array = points.detach().cpu().double().numpy()
     distances = cKDTree(array).query(array, k=k + 1)[0][:, 1:].mean(axis=1)
     positive = distances[distances > 0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 GOLDEN = 2654435769  # 2**32 over the golden ratio: successive multiples spread evenly
@@ -69,6 +68,8 @@ def roughness(
 
 
 def _from_tree(points: Float[Tensor, "m 3"], k: int) -> tuple[Int[Tensor, "m j"], Float[Tensor, "m j"]]:
+    from scipy.spatial import cKDTree  # takes as long to import as all of moegs that renders
+
     array = points.cpu().double().numpy()
     distances, index = cKDTree(array).query(array, k=k + 1)
     return torch.from_numpy(index[:, 1:]).to(points.device), torch.from_numpy(distances[:, 1:] ** 2).to(points)

@@ -152,15 +152,6 @@ def healthy(
     return opaque & (sizes(now) <= rule.max_size * extent) & now.means.isfinite().all(-1)
 
 
-def cap_opacity(params: Params, ceiling: float) -> Params:
-    """Opacity reset: no Gaussian is more opaque than ``ceiling`` afterwards."""
-    logit = torch.logit(torch.tensor(ceiling)).item()
-    return {
-        name: value.clamp_max(logit) if population_of(name) is not None and name.endswith(".opacities") else value
-        for name, value in params.items()
-    }
-
-
 def _take_rows(params: Params, mask: Tensor) -> Lineage:
     index = {(f"gaussian.{p}.row" if p else "gaussian.row"): r for p, r in rows(params).items()}
     return {population_of(name) or "": value for name, value in take(index, mask.cpu()).items()}

@@ -48,21 +48,6 @@ def from_matrix(rotations: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 4"]:
     return torch.where(quats[..., :1] < 0, -quats, quats)
 
 
-def multiply(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Hamilton product ``a b``: the rotation that applies b first, then a."""
-    aw, ax, ay, az = a.unbind(-1)
-    bw, bx, by, bz = b.unbind(-1)
-    return torch.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        dim=-1,
-    )
-
-
 def covariance(quats: Float[Tensor, "*n 4"], scales: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:
     """``R diag(scales)^2 R^T``."""
     m = to_matrix(quats) * scales[..., None, :]

@@ -74,7 +74,7 @@ def load(path: str | Path, format: str = "auto", **options: Any) -> Expert | Imp
         raise ConfigError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}.")
     if format == STAGE2 or (format == "auto" and _detect.is_stage2(path)):
         return load_mixture(path, **options)
-    if folders := chunk_folders(Path(path)):
+    if format in ("auto", "spacetime") and (folders := chunk_folders(Path(path))):
         each = [{"chunk": (i, len(folders))} | options for i in range(len(folders))]
         return join_chunks([load(f, "spacetime", **more) for f, more in zip(folders, each, strict=True)])  # type: ignore[misc]
     run = find_run(path, options.pop("iteration", None))
@@ -91,6 +91,11 @@ def load_mixture(path: str | Path, **options: Any) -> ImportedMixture:
 
     See :func:`moegs.interop.moegs_stage2.load`.
     """
+    for name, own in options.items():
+        if name in moegs_stage2.OPTIONS:
+            if not isinstance(own, dict):
+                raise ConfigError(f"option {name!r}: expected a dict of that expert's options, got {own!r}.")
+            _check_options(moegs_stage2.OPTIONS[name], own)
     return moegs_stage2.load(path, **options)
 
 
@@ -144,7 +149,17 @@ def fits_viewers(expert: Expert) -> bool:
 
 
 def options_of(format: str) -> dict[str, Any]:
-    """Options that a format understands, beside ``iteration``, with their defaults."""
+    """Options that a format understands, beside ``iteration``, with their defaults.
+
+    Those of ``"moegs"`` are dicts of options of single experts: ``Ex4DGS={"duration": 313}``.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if format == STAGE2:
+        return {name: {} for name in moegs_stage2.OPTIONS}
+    if format not in _MODULES:
+        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}.")
     parameters = inspect.signature(_MODULES[format].load).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "router"}
 

@@ -21,7 +21,7 @@ def to_mixture(imported: ImportedMixture, temperature: float = 1.0) -> Mixture:
         temperature=temperature,
         background=imported.background,
     )
-    router = VolumePixelRouter([len(e) for e in imported.experts], config)
+    router = VolumePixelRouter([len(e) for e in imported.experts], config, generator=torch.Generator())
     rows = torch.cat(list(imported.weights))
     weights = {"base": rows[:, 0], "view": rows[:, 1:2], "time": rows[:, 2:3]}
     layers = {f"layers.{i}": imported.mlp[f"mlp{i + 1}"][None, :, :, None, None] for i in range(3)}

@@ -32,6 +32,9 @@ _READERS: dict[str, Callable[..., Expert]] = {
     "STG": spacetime.load,
     "4DGaussians": four_d_gaussians.load,
 }  # in the order in which the authors stack them, which is that of the softmax
+OPTIONS = {
+    "Ex4DGS": "ex4dgs", "ED3DGS": "e-d3dgs", "STG": "spacetime", "4DGaussians": "4dgaussians",
+}  # names under which options of single experts are given, and their formats  # fmt: skip
 _HALVES = ("0to149", "150to299")  # SpacetimeGaussians on N3V: two models, of which the frame number chooses one
 
 
@@ -85,8 +88,8 @@ def load(path: str | Path, *, iteration: int | None = None, **options: Any) -> I
         ConfigError: an option is unknown.
     """
     root = stage2_root(path)
-    if unknown := sorted(set(options) - {name.replace("-", "") for name in _READERS}):
-        known = ", ".join(["iteration", *(name.replace("-", "") for name in _READERS)])
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        known = ", ".join(["iteration", *OPTIONS])
         raise ConfigError(f"option {unknown[0]!r} is not known for {PROJECT}; it knows {known}.")
     config = config_in(root)
     found = [(name, _runs(root / name, iteration, config)) for name in _READERS if (root / name).is_dir()]

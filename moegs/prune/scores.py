@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import View
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.container import Gaussians
 from moegs.prune.select import Score
 from moegs.render.types import ALPHA_MAX
+from moegs.render.viewpoint import Viewpoint
 from moegs.route.fuse import contributions
 from moegs.route.mixture import Mixture
 from moegs.route.render import render_experts, render_mixture
 
+if TYPE_CHECKING:
+    from moegs.data import View
 
-def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:
+
+def gate_sensitivity(mixture: Mixture, views: Iterable[View | Viewpoint], *, backend: str = "auto") -> Float[Tensor, "n"]:
     """How far each Gaussian's router weights move the gate of its own expert (MoE-GS §3.3).
 
     ``E_i = mean_v || d sum_u G_k(u, v) / d w_i^per(v) ||`` with k the expert of i. The experts do not share weights, so
@@ -46,7 +49,7 @@ def gate_sensitivity(mixture: Mixture, views: Iterable[View], *, backend: str = 
 
 
 @torch.enable_grad()
-def _gate_gradient(mixture: Mixture, view: View, backend: str) -> Float[Tensor, "n f"]:
+def _gate_gradient(mixture: Mixture, view: View | Viewpoint, backend: str) -> Float[Tensor, "n f"]:
     router = mixture.router
     weights = cast(Tensor, router.features(view.time)).detach().requires_grad_()
     render = render_experts(list(mixture.experts.values()), view.camera, view.time, weights, backend=backend)
@@ -57,7 +60,7 @@ def _gate_gradient(mixture: Mixture, view: View, backend: str) -> Float[Tensor, 
 
 
 def blend_sensitivity(
-    mixture: Mixture, views: Iterable[View], *, probes: int = 1, seed: int = 0, backend: str = "auto"
+    mixture: Mixture, views: Iterable[View | Viewpoint], *, probes: int = 1, seed: int = 0, backend: str = "auto"
 ) -> Float[Tensor, "n"]:
     """How far the blended image moves when a Gaussian goes: through its colour and through the gates.
 
@@ -86,7 +89,7 @@ def blend_sensitivity(
 
 @torch.enable_grad()
 def _blend_changes(
-    mixture: Mixture, view: View, probes: int, generator: torch.Generator, backend: str
+    mixture: Mixture, view: View | Viewpoint, probes: int, generator: torch.Generator, backend: str
 ) -> Float[Tensor, "n"]:
     gains = [torch.ones_like(e.at(view.time).opacities).detach().requires_grad_() for e in mixture.experts.values()]
     experts: dict[str, Expert] = {
@@ -113,29 +116,29 @@ class _Gained(Expert):
         return replace(now, opacities=now.opacities.clamp_max(ALPHA_MAX - 1e-4) * cast(Tensor, self.gain))
 
 
-def opacity(mixture: Mixture, views: Iterable[View]) -> Float[Tensor, "n"]:
+def opacity(mixture: Mixture, views: Iterable[View | Viewpoint]) -> Float[Tensor, "n"]:
     """Mean opacity at the times of the views."""
     return _mean_over(views, lambda view: torch.cat([e.at(view.time).opacities for e in mixture.experts.values()]))
 
 
-def contribution(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:
+def contribution(mixture: Mixture, views: Iterable[View | Viewpoint], *, backend: str = "auto") -> Float[Tensor, "n"]:
     """Pixels that each Gaussian colours in its expert's render, ``mean_v sum_u T_i alpha_i``."""
     sums = contributions(mixture, views, backend=backend)
     return (sums.total / sums.views).float()
 
 
-def gated_contribution(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:
+def gated_contribution(mixture: Mixture, views: Iterable[View | Viewpoint], *, backend: str = "auto") -> Float[Tensor, "n"]:
     """Pixels that each Gaussian colours in the blend, ``mean_v sum_u G_k T_i alpha_i``."""
     sums = contributions(mixture, views, backend=backend)
     return (sums.gated / sums.views).float()
 
 
-def random(mixture: Mixture, views: Iterable[View] = (), *, seed: int = 0) -> Float[Tensor, "n"]:
+def random(mixture: Mixture, views: Iterable[View | Viewpoint] = (), *, seed: int = 0) -> Float[Tensor, "n"]:
     """Any order: the yardstick that every criterion has to beat."""
     return torch.rand(sum(mixture.router.counts), generator=torch.Generator().manual_seed(seed))
 
 
-def _gate(mixture: Mixture, views: Iterable[View]) -> Float[Tensor, "n"]:
+def _gate(mixture: Mixture, views: Iterable[View | Viewpoint]) -> Float[Tensor, "n"]:
     """:func:`gate_sensitivity`, and :func:`contribution` once pruning has left one expert, whose gate never moves."""
     return contribution(mixture, views) if len(mixture.experts) == 1 else gate_sensitivity(mixture, views)
 
@@ -162,7 +165,7 @@ def criterion(name: str, seed: int = 0) -> Score:
     return (CRITERIA | drawn)[name]
 
 
-def _mean_over(views: Iterable[View], values: Callable[[View], Tensor]) -> Float[Tensor, "n"]:
+def _mean_over(views: Iterable[View | Viewpoint], values: Callable[[View | Viewpoint], Tensor]) -> Float[Tensor, "n"]:
     """Streaming mean in float64."""
     total, seen = None, 0
     for view in views:

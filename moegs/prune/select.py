@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from moegs.data import View
 from moegs.errors import ConfigError, ShapeError
 from moegs.gaussians.params import take
+from moegs.render.viewpoint import Viewpoint
 from moegs.route.mixture import Mixture
 from moegs.route.routers import VolumePixelRouter
 
-Score = Callable[[Mixture, Iterable[View]], Float[Tensor, "n"]]
+if TYPE_CHECKING:
+    from moegs.data import View
+
+Score = Callable[[Mixture, "Iterable[View | Viewpoint]"], Float[Tensor, "n"]]
 PER_GAUSSIAN = ("base", "view", "time")  # the router's tensors with one row a Gaussian
 
 
@@ -89,7 +92,7 @@ def _drop(mixture: Mixture, scores: Float[Tensor, "n"], keep: Bool[Tensor, "n"])
 def prune_in_rounds(
     mixture: Mixture,
     score: Score,
-    views: Iterable[View],
+    views: Iterable[View | Viewpoint],
     *,
     ratio: float,
     rounds: int = 8,

@@ -4,6 +4,7 @@ from moegs.render.api import Render, expected_depth, rasterize, shares, splat
 from moegs.render.backends import usable_device
 from moegs.render.camera import Camera, rays
 from moegs.render.types import RasterInputs, RasterOptions, RasterOutputs
+from moegs.render.viewpoint import Viewpoint
 
 __all__ = [
     "Camera",
@@ -11,6 +12,7 @@ __all__ = [
     "RasterOptions",
     "RasterOutputs",
     "Render",
+    "Viewpoint",
     "expected_depth",
     "rasterize",
     "rays",

@@ -108,7 +108,7 @@ def rasterize(
         absgrad=absgrad,
         tiles=_tiles(tiles, len(all_options), camera),
     )
-    name = backends.choose(gaussians.means.device, gaussians.means.dtype) if backend == "auto" else backend
+    name = backends.choose_for(inputs) if backend == "auto" else backend
     out = backends.resolve(name)(inputs)
     return Render(out.color, out.depth, out.alpha, out.features, out.radii, name)
 

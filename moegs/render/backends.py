@@ -64,6 +64,12 @@ def choose(device: torch.device, dtype: torch.dtype) -> str:
     return "reference"
 
 
+def choose_for(inputs: RasterInputs) -> str:
+    """Best backend for a request: that of its tensors, and the reference where intrinsics are learnt, which no other can."""
+    means, learnt = inputs.gaussians.means, inputs.camera.K.requires_grad and torch.is_grad_enabled()
+    return "reference" if learnt else choose(means.device, means.dtype)
+
+
 def usable_device(name: str) -> str:
     """``name`` itself, a device to train and render on: ``"cpu"``, ``"cuda"`` or one of several GPUs, ``"cuda:1"``.
 

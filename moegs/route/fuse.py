@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moegs.data import View
 from moegs.deform.fused import Fused, merge
 from moegs.errors import ConfigError, DataError
 from moegs.expert import Expert
 from moegs.gaussians.params import PREFIX, Params, populations, split_by_population
 from moegs.render.environment import ENVIRONMENT
+from moegs.render.viewpoint import Viewpoint
 from moegs.route.mixture import Mixture
 from moegs.route.render import render_experts
+
+if TYPE_CHECKING:
+    from moegs.data import View
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Contributions:
     views: int
 
 
-def contributions(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Contributions:
+def contributions(mixture: Mixture, views: Iterable[View | Viewpoint], *, backend: str = "auto") -> Contributions:
     """Measure every Gaussian's share of the image and of its expert's gate.
 
     Weight splatting is linear in the weights, so both sums are vector-Jacobian products of it: two channels are
@@ -60,7 +63,7 @@ def contributions(mixture: Mixture, views: Iterable[View], *, backend: str = "au
 
 
 @torch.enable_grad()
-def _pulled_back(mixture: Mixture, view: View, n: int, backend: str) -> Float[Tensor, "n 2"]:
+def _pulled_back(mixture: Mixture, view: View | Viewpoint, n: int, backend: str) -> Float[Tensor, "n 2"]:
     """Gates and ones at every pixel, sent back to the Gaussians of their expert."""
     router, experts = mixture.router, list(mixture.experts.values())
     like = experts[0].at(view.time).means.detach()
@@ -78,7 +81,7 @@ def _pulled_back(mixture: Mixture, view: View, n: int, backend: str) -> Float[Te
     return pull
 
 
-def responsibilities(mixture: Mixture, views: Iterable[View], *, backend: str = "auto") -> Float[Tensor, "n"]:
+def responsibilities(mixture: Mixture, views: Iterable[View | Viewpoint], *, backend: str = "auto") -> Float[Tensor, "n"]:
     """How far the mixture trusts each Gaussian: the mean gate of its expert over the pixels it colours.
 
     ``rho_i = sum_{v,u} T_i alpha_i(u) G_k(u) / sum_{v,u} T_i alpha_i(u)``, with k the expert of Gaussian i.
@@ -105,7 +108,7 @@ def _ratio(sums: Contributions, counts: tuple[int, ...]) -> Float[Tensor, "n"]:
 
 
 def fuse(
-    mixture: Mixture, views: Iterable[View], *, scaling: str = "opacity", backend: str = "auto"
+    mixture: Mixture, views: Iterable[View | Viewpoint], *, scaling: str = "opacity", backend: str = "auto"
 ) -> Expert:
     """All experts of a mixture as one ordinary dynamic model, without gates.
 

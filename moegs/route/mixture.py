@@ -44,9 +44,9 @@ class Mixture:
         """Where its tensors are."""
         return next(iter(self.experts.values())).device
 
-    def to(self, device: torch.device | str) -> Mixture:
-        """Experts and a copy of the router on a device."""
-        return Mixture({name: e.to(device) for name, e in self.experts.items()}, self.router.copied(device))
+    def to(self, target: torch.device | torch.dtype | str) -> Mixture:
+        """Experts and a copy of the router, moved to a device or cast to a dtype."""
+        return Mixture({name: e.to(target) for name, e in self.experts.items()}, self.router.copied(target))
 
     def __repr__(self) -> str:
         experts = ", ".join(f"{name}: {len(e):,} Gaussians" for name, e in self.experts.items())

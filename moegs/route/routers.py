@@ -233,11 +233,11 @@ class VolumePixelRouter(nn.Module):
         )  # fmt: skip
         return self.gates(render.features, render.color, render.alpha, camera, t)
 
-    def copied(self, device: torch.device | str | None = None) -> VolumePixelRouter:
-        """Another router with the same weights, on a device; None for this one's."""
-        copy = router_from_config(self.to_config()).to(device or self.extent.device, self.extent.dtype)
+    def copied(self, target: torch.device | torch.dtype | str | None = None) -> VolumePixelRouter:
+        """Another router with the same weights, on a device or of a dtype; None for this one's."""
+        copy = router_from_config(self.to_config()).to(self.extent.device, self.extent.dtype)
         copy.load_state_dict(self.state_dict())
-        return copy
+        return copy if target is None else copy.to(target)
 
     def to_config(self) -> dict[str, Any]:
         """What :func:`router_from_config` needs to rebuild the module, JSON-ready."""

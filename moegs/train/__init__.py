@@ -8,7 +8,7 @@ from moegs.train.memory import freed_memory_kept
 from moegs.train.refine import RefineConfig, refine_mixture, usual_dropout
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
-from moegs.train.views import stacking_split
+from moegs.train.views import sample_views, stacking_split
 from moegs.train.yardsticks import fewest_tiles, sparse_error, yardsticks
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "refine_mixture",
     "route_budget",
     "run_recipe",
+    "sample_views",
     "sparse_error",
     "sparse_renderer",
     "stacking_split",

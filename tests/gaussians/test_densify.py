@@ -72,13 +72,6 @@ def test_who_is_faint_now_but_not_always_is_healthy():
     assert healthy.tolist() == [True, False, True, True, True, True]
 
 
-def test_opacity_reset_lowers_only_what_is_above():
-    _, params = expert()
-    params["gaussian.opacities"] = torch.tensor([-8.0, -5, -1, 0, 1, 8])
-    capped = torch.sigmoid(densify.cap_opacity(params, 0.01)["gaussian.opacities"])
-    assert capped.max() <= 0.0100001 and torch.equal(capped[:2], torch.sigmoid(torch.tensor([-8.0, -5])))
-
-
 def test_offsets_have_the_gaussians_own_covariance():
     prior, params = expert(1)
     params["gaussian.scales"] = torch.tensor([[0.1, 0.5, 1.0]]).log()

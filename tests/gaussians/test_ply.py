@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from moegs.gaussians.container import Gaussians, covariances
 from moegs.gaussians.ply import inria_names, read_ply, write_ply
 from moegs.gaussians.quaternions import normalize
 from moegs.gaussians.vertices import HEADER_LIMIT, read_header, read_vertices, write_vertices
+from tests.render.scenes import random_gaussians
 
 
 def gaussians(n: int = 3, k: int = 4, seed: int = 0) -> Gaussians:
@@ -70,6 +72,21 @@ def test_opaque_and_empty_opacities_stay_finite(tmp_path: Path) -> None:
     edge = Gaussians(means=g.means, opacities=torch.tensor([0.0, 1.0]), sh=g.sh, quats=g.quats, scales=g.scales)
     write_ply(edge, tmp_path / "a.ply")
     torch.testing.assert_close(read_ply(tmp_path / "a.ply").opacities, edge.opacities, rtol=0, atol=1e-6)
+
+
+def test_covariances_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    g = random_gaussians(3)
+    covars = covariances(g).clone()
+    covars[1, 0, 0] = torch.nan
+    with pytest.raises(FormatError, match="covars are not finite"):
+        write_ply(replace(g, quats=None, scales=None, covars=covars), tmp_path / "a.ply")
+    assert not (tmp_path / "a.ply").exists()
+
+
+def test_a_scale_below_zero_is_drawn_and_written_as_its_size(tmp_path: Path) -> None:
+    g = random_gaussians(3)
+    write_ply(replace(g, scales=-g.scales), tmp_path / "a.ply")
+    torch.testing.assert_close(read_ply(tmp_path / "a.ply").scales, g.scales)
 
 
 def test_features_are_refused(tmp_path: Path) -> None:

@@ -24,13 +24,6 @@ def test_matrices_are_rotations_and_come_back(values):
     torch.testing.assert_close(quaternions.to_matrix(quaternions.from_matrix(matrix)), matrix)
 
 
-def test_product_composes_rotations():
-    g = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 10, 4, generator=g, dtype=torch.float64)
-    together = quaternions.to_matrix(quaternions.multiply(a, b))
-    torch.testing.assert_close(together, quaternions.to_matrix(a) @ quaternions.to_matrix(b))
-
-
 def test_zero_quaternion_is_the_identity_without_gradient():
     quats = torch.zeros(1, 4, requires_grad=True)
     matrix = quaternions.to_matrix(quats)

@@ -21,6 +21,7 @@ from moegs.prune import (
     random,
 )
 from moegs.prune.scores import _Gained
+from moegs.render import Viewpoint
 from moegs.route import Mixture, RouterConfig, render_experts, render_mixture
 from tests.route import tiny
 
@@ -131,6 +132,13 @@ def test_scoring_leaves_the_mixture_alone():
     assert all(p.grad is None for p in mixture.router.parameters())
 
 
+@pytest.mark.parametrize("name", ["blend", "gate", "contribution", "gated-contribution", "opacity"])
+def test_a_camera_and_a_time_are_all_that_is_needed(name):
+    mixture, views = tiny.mixture(), tiny.views()
+    plain = [Viewpoint(view.camera, view.time) for view in views]
+    assert torch.equal(criterion(name)(mixture, plain), criterion(name)(mixture, views))
+
+
 def test_refusals():
     mixture = tiny.mixture()
     with pytest.raises(DataError, match="at least one view"):
@@ -144,6 +152,8 @@ def test_refusals():
         gate_sensitivity(alone, tiny.views())
     with pytest.raises(ConfigError, match="expected one of blend"):
         criterion("luck")
+    with pytest.raises(ConfigError, match="probes of 1 or more, got 0"):
+        blend_sensitivity(mixture, tiny.views(), probes=0)
 
 
 @torch.no_grad()

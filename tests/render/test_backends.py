@@ -1,14 +1,16 @@
-"""Devices by name: what can be trained on here, and what is said of the rest."""
+"""Which rasteriser runs, and devices by name: what can be trained on here, and what is said of the rest."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
 
 from moegs.errors import BackendError
-from moegs.render import usable_device
+from moegs.render import rasterize, usable_device
+from tests.render.scenes import camera, random_gaussians
 
 
 @pytest.fixture
@@ -42,3 +44,13 @@ def test_a_gpu_without_gsplat_is_refused(two_gpus, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match="gsplat is not installed"):
         usable_device("cuda:0")
+
+
+def test_learnt_intrinsics_are_drawn_by_the_reference():
+    seen = camera()
+    learnt = replace(seen, K=seen.K.clone().requires_grad_())
+    render = rasterize(random_gaussians(5), learnt)
+    render.color.sum().backward()
+    assert render.backend == "reference" and learnt.K.grad is not None and learnt.K.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert rasterize(random_gaussians(5), learnt).backend == rasterize(random_gaussians(5), seen).backend

@@ -9,7 +9,7 @@ import torch
 
 from moegs.errors import BackendError, ConfigError, ShapeError
 from moegs.gaussians import Gaussians, covariances
-from moegs.render import RasterOptions, expected_depth, rasterize, rays, splat
+from moegs.render import RasterOptions, expected_depth, rasterize, rays, shares, splat
 from moegs.render.projection import project
 from moegs.render.types import RasterInputs
 from tests.render.scenes import camera, leaves, random_gaussians
@@ -163,12 +163,29 @@ def test_rays_go_through_the_projected_point():
     torch.testing.assert_close(pixel[:2], torch.tensor([11.5, 7.5], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_without_a_filter_what_has_no_size_is_not_drawn(backend):
+    point = Gaussians(
+        means=torch.tensor([[0.3, 0.2, 2.0]]), opacities=torch.tensor([0.8]), sh=torch.ones(1, 1, 3),
+        quats=torch.tensor([[1.0, 0, 0, 0]]), scales=torch.zeros(1, 3),
+    )  # fmt: skip
+    assert not rasterize(point, camera(), options=RasterOptions(eps2d=0.0), backend=backend).alpha.any()
+
+
 def test_bad_requests_name_the_argument():
     gaussians, cam = random_gaussians(4), camera()
     with pytest.raises(ShapeError, match="features: expected"):
         rasterize(gaussians, cam, features=torch.ones(3, 1))
     with pytest.raises(ConfigError, match="groups: expected tags"):
         rasterize(gaussians, cam, groups=torch.tensor([0, 1, 2, 3]), options=[RasterOptions()] * 2)
+    with pytest.raises(ConfigError, match=r"expected tags from 0 to K-1, got 8589934592 for 4 Gaussians"):
+        rasterize(gaussians, cam, groups=torch.full((4,), 2**33))
+    with pytest.raises(ShapeError, match=r"values: expected \[4, f\]"):
+        splat(gaussians, cam, torch.ones(3, 2))
+    with pytest.raises(ShapeError, match=r"weights: expected \[28, 40\], got \[3, 3\]"):
+        shares(gaussians, cam, torch.ones(3, 3))
+    with pytest.raises(ConfigError, match="or None for the camera's"):
+        RasterOptions(far=float("inf"))
     with pytest.raises(BackendError, match="nonsense"):
         rasterize(gaussians, cam, backend="nonsense")
     with pytest.raises(ShapeError, match="background"):

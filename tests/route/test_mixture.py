@@ -72,6 +72,16 @@ def test_one_pass_equals_separate_renders():
 
 
 @torch.no_grad()
+def test_in_double_precision_it_is_the_same_mixture():
+    mixture, cam = make_mixture(), camera()
+    double = mixture.to(torch.float64)
+    assert double.router.extent.dtype == torch.float64 and mixture.router.extent.dtype == torch.float32
+    image = render_mixture(double, cam, 0.4).color
+    assert image.dtype == torch.float64
+    torch.testing.assert_close(image.float(), render_mixture(mixture, cam, 0.4, backend="reference").color, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_one_pass_over_every_prior_equals_separate_renders(backend):
     experts = {name: make_expert(name, 90, seed) for seed, name in enumerate(names())}
