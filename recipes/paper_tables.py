@@ -9,7 +9,8 @@ was stopped or killed and skips what is finished, anything else is measured anew
 Each seed and clip trains every expert, again for smaller shares of its steps, and twice for half of them as a student, a
 router for each mixture, and refits each pruned mixture: hours on a desktop's CPU with --budget small and five experts.
 --steps 50 --every 10 --timed 2 shows in minutes whether everything works.
-OUT receives tables.md and tables.json after each cell, plots/ at the end (with the 'report' extra), cells/ and models/.
+OUT receives tables.md and tables.json after each cell, plots/ at the end (PSNR over each table's axis and over costs; with
+the 'report' extra), cells/ and models/, where photographs' and teachers' frames take most of the space.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table as a picture: PSNR over the table's axis, one panel a clip."""
+"""A table as pictures: PSNR over the table's axis and over what it costs, a panel or two a clip."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moegs.report.paper.cells import Table
     from moegs.report.paper.gather import Line
 
+COSTS = {"ms": "milliseconds a frame", "megabytes": "MB"}
 _PER_ROW = 3
 _MARKERS = "osD"  # where the colours begin anew
 
@@ -35,6 +36,36 @@ def draw_table(table: Table, clips: Mapping[str, Sequence[Line]]) -> bytes:
     for axes in figure.axes[len(clips) :]:
         axes.remove()
     return as_png(figure)
+
+
+def draw_costs(clips: Mapping[str, Sequence[Line]]) -> bytes | None:
+    """PNG of PSNR over what it costs, milliseconds a frame and megabytes; None where no two rows say what they cost.
+
+    Raises:
+        BackendError: the ``report`` extra is not installed.
+    """
+    costs = [c for c in COSTS if any(sum(c in line.figures for line in lines) > 1 for lines in clips.values())]
+    if not costs:
+        return None
+    figure = new_figure("a table's plot of costs", (1.2 + 4.4 * len(costs), 0.6 + 3.6 * len(clips)))
+    panels = figure.subplots(len(clips), len(costs), squeeze=False)
+    for row, (clip, lines) in zip(panels, clips.items(), strict=True):
+        for axes, cost in zip(row, costs, strict=True):
+            _scatter(axes, cost, lines)
+            axes.set_title(clip, fontsize="medium")
+            axes.grid(alpha=0.3)
+    return as_png(figure)
+
+
+def _scatter(axes: Axes, cost: str, lines: Sequence[Line]) -> None:
+    shown = [line for line in lines if cost in line.figures]
+    for i, series in enumerate(dict.fromkeys(line.series for line in shown)):
+        own = sorted((line for line in shown if line.series == series), key=lambda line: line.figures[cost][0])
+        places, psnr = ([line.figures[name][0] for line in own] for name in (cost, "psnr"))
+        axes.plot(places, psnr, _MARKERS[i // len(COLORS) % 3] + "-", markersize=4, color=_color(i), label=series)
+    axes.set(xlabel=COSTS[cost], ylabel="PSNR, dB")
+    if shown:
+        axes.legend(frameon=False, fontsize="small")
 
 
 def _list(axes: Axes, table: Table, lines: Sequence[Line]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from moegs.io import atomic_write, write_json
 from moegs.report.paper.bench import Bench
 from moegs.report.paper.cells import TABLES, Table, cell_file, cells_of, kept_cell
-from moegs.report.paper.draw import draw_table
+from moegs.report.paper.draw import draw_costs, draw_table
 from moegs.report.paper.origin import mixed_origins
 from moegs.report.results import PROTOCOL, command_line, versions
 
@@ -180,12 +180,13 @@ def write_tables(benches: Sequence[Bench], out: str | Path) -> None:
 
 
 def write_plots(benches: Sequence[Bench], out: str | Path) -> None:
-    """Write ``plots/TABLE.png`` for every table that has a finished cell.
+    """Write ``plots/TABLE.png`` for every table that has a finished cell, and ``TABLE-cost.png`` where rows say what they cost.
 
     Raises:
         BackendError: the ``report`` extra is not installed.
     """
     for table, clips in gathered(benches).items():
-        png = draw_table(TABLES[table], clips)
-        with atomic_write(Path(out) / "plots" / f"{table}.png") as file:
-            file.write(png)
+        for name, png in ((table, draw_table(TABLES[table], clips)), (f"{table}-cost", draw_costs(clips))):
+            if png is not None:
+                with atomic_write(Path(out) / "plots" / f"{name}.png") as file:
+                    file.write(png)
