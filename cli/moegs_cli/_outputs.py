@@ -95,6 +95,11 @@ def remove_halfway(out: Path) -> None:
     _remove(out, HALFWAY)
 
 
+def remove_training(folder: Path) -> None:
+    """Remove checkpoint and metrics of a run that had a folder of its own, and the folder if nothing else is in it."""
+    _remove(folder, TRAINING)
+
+
 def _mixture_files(out: Path) -> list[str]:
     """The manifest comes first: without it, the folder is no mixture that lacks files."""
     from moegs.errors import FormatError

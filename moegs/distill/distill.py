@@ -24,6 +24,7 @@ from moegs.io import digest
 from moegs.route.mixture import Mixture, mixture_key
 from moegs.train.fit import FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
+from moegs.train.onward import unchanging
 from moegs.train.views import sample_views
 
 RANKED = 64  # views from which it is seen who comes and who goes
@@ -103,12 +104,7 @@ def student_of(
     own = replace(fit, options=expert.options, background=expert.background)
     if from_scratch:
         return Student(expert.prior, None, name, own)
-    return Student(expert.prior, expert.params, name, _unchanging(own))
-
-
-def _unchanging(fit: FitConfig) -> FitConfig:
-    """Without densification or removal, so that a student stays as large as it was."""
-    return replace(fit, densify_until=0.0, densify_every=fit.steps + 1)
+    return Student(expert.prior, expert.params, name, unchanging(own))
 
 
 def distill(

@@ -5,6 +5,7 @@ from moegs.train.evaluate import Evaluation, evaluate, expert_renderer, mixture_
 from moegs.train.fit import ANTIALIASED, FitConfig, fit_expert
 from moegs.train.losses import photometric_loss
 from moegs.train.memory import freed_memory_kept
+from moegs.train.onward import train_on
 from moegs.train.refine import RefineConfig, refine_mixture, usual_dropout
 from moegs.train.route import RouteConfig, fit_router
 from moegs.train.runs import fit_or_load, run_recipe
@@ -36,6 +37,7 @@ __all__ = [
     "sparse_error",
     "sparse_renderer",
     "stacking_split",
+    "train_on",
     "usual_dropout",
     "yardsticks",
 ]

@@ -18,12 +18,14 @@ from moegs.expert import Expert, load_expert, save_expert
 from moegs.prune import curve as curves
 from moegs.prune import kept_rows
 from moegs.route import Mixture, VolumePixelRouter, load_mixture, save_mixture
+from moegs.train import fit as fitting
 from moegs.train import refine as refining
 from moegs_cli.distill import distill
 from moegs_cli.fuse import fuse
 from moegs_cli.prune import prune
 from moegs_cli.refine import refine
 from moegs_cli.select import select
+from tests.train.interrupt import stop_after
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +206,26 @@ def test_fuse(place, tmp_path):
     assert "depth" not in models["mixture"] and 0 < models["fused"]["depth"]["covered"] <= 1
     assert load_expert(file).prior.name == "fused"
     assert (tmp_path / "p" / "depth-cam00.png").exists() and (tmp_path / "p" / "spiral.mp4").stat().st_size > 500
+
+
+def test_a_fused_model_learns_on(place, tmp_path, monkeypatch):
+    file = tmp_path / "fused.safetensors"
+    how = ("--data", place / "clip", "--frame-cache", place / "frames", "--views", 2, "--quiet", "--out", file, "--refit", 6)
+    said = run(fuse, place / "mix", *how)
+    assert "fused, refitted" in said and not (tmp_path / "fused-refit").exists()
+    done = load_expert(file)
+    assert done.prior.name == "fused" and done.meta["fused"] == ["poly", "keys"] and done.meta["steps"] == 6
+    with monkeypatch.context() as patch:
+        stop_after(patch, fitting, 4)
+        assert CliRunner().invoke(fuse, [str(a) for a in (place / "mix", *how, "--force")]).exit_code == 1
+    assert (tmp_path / "fused-refit" / "checkpoint.safetensors").exists()
+    assert load_expert(file).meta.get("steps") is None  # a whole model all the time, for now the one before
+    run(fuse, place / "mix", *how, "--resume")
+    again = load_expert(file)
+    assert all(torch.equal(again.params[k], v) for k, v in done.params.items())
+    assert not (tmp_path / "fused-refit").exists()
+    odd = CliRunner().invoke(fuse, [str(a) for a in (place / "mix", *how[:-2], "--resume")])
+    assert odd.exit_code == 2 and "goes on with a --refit" in odd.output
 
 
 def test_scores_stay_where_depth_is_lacking(place, tmp_path):

@@ -180,7 +180,7 @@ def write_tables(benches: Sequence[Bench], out: str | Path) -> None:
 
 
 def write_plots(benches: Sequence[Bench], out: str | Path) -> None:
-    """Write ``plots/TABLE.png`` for every table that has a finished cell, and ``TABLE-cost.png`` where rows say what they cost.
+    """Write ``plots/TABLE.png`` for every table that has a finished cell, ``TABLE-cost.png`` where rows say what they cost.
 
     Raises:
         BackendError: the ``report`` extra is not installed.
