@@ -50,7 +50,7 @@ def test_it_prints_and_writes_the_tables(finished):
     assert text in printed
     for word in ("polynomial-2", "uniform average", "per-pixel oracle", "PSNR, dB", "gain, dB", "## Commands"):
         assert word in text
-    assert [p.name for p in (out / "plots").iterdir()] == ["experts.png"]
+    assert {p.name for p in (out / "plots").iterdir()} == {"experts.png", "experts-cost.png"}
     assert len(list((out / "cells").iterdir())) == 3
     assert "[3/3] experts: room, seed 0, mix 2" in printed
 

@@ -107,6 +107,15 @@ def test_students_are_compared_with_photographs_alone(made):
     assert all(found["before", n]["psnr"] != found["distilled", n]["psnr"] for n in PLAN.experts)
 
 
+def test_a_fused_model_is_as_large_and_learns_on(made):
+    found = lines(made, "fusion")
+    assert [s for s, _ in found] == ["mixture", "fused", "fused, trained on"]
+    whole = found["mixture", None]
+    assert whole["psnr"] == lines(made, "experts")["mixture", 2]["psnr"] and whole["gain"] == 0
+    assert len({f["gaussians"] for f in found.values()}) == 1 and len({f["psnr"] for f in found.values()}) == 3
+    assert made.fused(PLAN.scored, PLAN.fused)[1].meta["steps"] == PLAN.capped(round(PLAN.fused * made.refining.steps))
+
+
 def test_gates_that_cannot_be_that_small_are_left_out(made):
     found = lines(made, "sparse")
     assert set(found) == {("all gates", 0.1), ("sparse gates", 0.1), ("fewest tiles", None)}

@@ -14,6 +14,7 @@ _TEXTS = {
     "rounds": "steps to a ratio",
     "scored": "training views that Gaussians are ranked on",
     "refit": "times refinement's steps that pruned mixtures learn on for",
+    "fused": "times refinement's steps that the fused model learns on for",
     "shares": "of the experts' steps, for their budget",
     "distilled": "share of an expert's steps that a student is taught for",
     "min_gates": "gates below which an expert is left out",

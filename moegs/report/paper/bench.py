@@ -18,7 +18,7 @@ from moegs.prune import criterion as score_named
 from moegs.prune.refit import HALFWAY, prune_and_refit
 from moegs.report.paper.origin import code_digest
 from moegs.report.paper.plan import Plan, content_key, prior_and_seed
-from moegs.route import Mixture, PixelRouter, load_mixture, save_mixture
+from moegs.route import Mixture, PixelRouter, fuse, load_mixture, save_mixture
 from moegs.train import FitConfig, RefineConfig, RouteConfig, stacking_split
 from moegs.train.views import sample_views, scene_description
 from moegs.train.volume import fit_volume_router
@@ -178,6 +178,32 @@ class Bench:
                 (learnt / "checkpoint.safetensors").unlink(missing_ok=True)
             self.keep_codes(key, self.refined_key(self.plan.names))
         return load_mixture(folder, self.device)
+
+    def fused_key(self, scored: int, refit: float) -> str:
+        """What the fused model's folder is called, without making it."""
+        asked = [self.refined_key(self.plan.names), scored, self._refit_steps(refit), self.seed]
+        return f"fused-{len(self.plan.names)}-{content_key(asked)}"
+
+    def fused(self, scored: int, refit: float) -> tuple[Expert, Expert]:
+        """The refined mixture as one model, as fusion makes it, and after it learnt on, made now or before.
+
+        Args:
+            scored: training views to see on how far each Gaussian is trusted.
+            refit: times refinement's steps to learn on for.
+        """
+        key = self.fused_key(scored, refit)
+        folder = self.models / key
+        before, after = folder / "fused.safetensors", folder / "expert.safetensors"
+        if not after.exists():
+            whole, views = self.refined(self.plan.names), sample_views(self.scene, scored, seed=self.seed)
+            save_expert(fuse(whole, views), before)
+            learnt = train.train_on(
+                self.scene, load_expert(before, self.device), self._refit_steps(refit), seed=self.seed, start_as=key,
+                out=folder, resume=True, progress=self.progress,
+            )  # fmt: skip
+            keep_expert(learnt, folder)
+            self.keep_codes(key, self.refined_key(self.plan.names))
+        return load_expert(before, self.device), load_expert(after, self.device)
 
     def _refit_steps(self, refit: float) -> int:
         return self.plan.capped(round(refit * self.refining.steps))

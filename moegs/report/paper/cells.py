@@ -257,6 +257,15 @@ TABLES = {
         lambda bench, what: [f"{measure.student_key(bench, **what)}/{how}" for how in ("retrained", "distilled")],
         lambda bench, what: measure.student_rows(bench, **what),
     ),
+    "fusion": Table(
+        "One fused model",
+        "All experts' Gaussians in one ordinary model, dimmed by how far the gates trust them, and after it learnt on from "
+        "the photographs. Gain is over the mixture.",
+        ("", "{}"), ("psnr", "ssim", "gain", "gaussians", "megabytes", "fps"),
+        lambda p: [{"scored": p.scored, "refit": p.fused}],
+        lambda bench, what: [bench.refined_key(bench.plan.names), bench.fused_key(**what)],
+        lambda bench, what: measure.fused_rows(bench, **what),
+    ),
     "sparse": Table(
         "Sparse gates",
         "An expert is left out of tiles where its gate stays below the least one. Gain is over all gates. Fewest tiles: a "

@@ -153,6 +153,20 @@ def student_rows(bench: Bench, student: str, share: float) -> list[Row]:
     return [r | {"gain": r["psnr"] - retrained.psnr} for r in rows]
 
 
+def fused_rows(bench: Bench, scored: int, refit: float) -> list[Row]:
+    """The mixture and the one model that it was fused into, before and after that learnt on; gains are over the mixture."""
+    mixture = bench.refined(bench.plan.names)
+    before, after = bench.fused(scored, refit)
+    models: dict[str, Mixture | Expert] = {MIXTURE: mixture, "fused": before, "fused, trained on": after}
+    renderers = {n: mixture_renderer(m) if isinstance(m, Mixture) else expert_renderer(m) for n, m in models.items()}
+    ms, scores = _ms(bench, renderers), {n: _scores(bench, r) for n, r in renderers.items()}
+    size, own = sum(mixture.router.counts), scores[MIXTURE].psnr
+    return [
+        _row(n, None, scores[n], gain=scores[n].psnr - own, ms=ms[n], fps=1e3 / ms[n], gaussians=size, megabytes=megabytes(m))
+        for n, m in models.items()
+    ]
+
+
 def sparse_rows(bench: Bench, min_gate: float) -> list[Row]:
     """The mixture without experts where their gate is small; speeds of it, of all gates and of each expert in turns."""
     mixture = bench.refined(bench.plan.names)

@@ -36,6 +36,7 @@ class Plan:
         rounds: steps in which a ratio is reached.
         scored: training views that Gaussians are ranked on.
         refit: times the steps in which experts and router learned on together, for a pruned mixture to do so again.
+        fused: times the same steps, for the mixture fused into one model to learn on.
         shares: of the experts' steps, in (0, 1].
         distilled: share of an expert's steps that a student is taught for, in (0, 1].
         min_gates: gates below which an expert is left out, in [0, 1); those that a gate always reaches are not measured.
@@ -57,6 +58,7 @@ class Plan:
     rounds: int = 8
     scored: int = 64
     refit: float = 1.5
+    fused: float = 0.5
     shares: tuple[float, ...] = (0.2, 0.5, 1.0)
     distilled: float = 0.5
     min_gates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
@@ -69,7 +71,7 @@ class Plan:
         if self.mixed is not None and not 2 <= self.mixed <= len(self.experts):
             raise ConfigError(f"mixed: expected 2 to {len(self.experts)}, which are all experts, got {self.mixed}.")
         at_least_one(self, "every", "timed", "rounds", "scored", "left_out", *([] if self.steps is None else ["steps"]))
-        at_least_zero(self, "refit", "bearable")
+        at_least_zero(self, "refit", "fused", "bearable")
         _check_lists(self)
 
     def capped(self, steps: int) -> int:
