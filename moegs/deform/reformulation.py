@@ -21,8 +21,9 @@ Tensors, and where 4d-gaussian-splatting's ``chkpnt*.pth`` holds them (index int
     gaussian.quats [n,4]             5 rotation (left)
     gaussian.opacities [n]           6 opacity
 
-Not reproduced: the original's CUDA code evaluates colours in the direction of ``means``; ours, as its Python code, in
-that of the mean at τ. It also projects with a wrong field of view on N3V; that is the camera's matter.
+By option: the original's CUDA code evaluates colours in the direction of ``means`` (``seen_at="rest"``), where ours, as its
+Python code, looks at the mean at τ. It also shapes footprints by a wrong field of view on N3V, which
+:class:`moegs.render.RasterOptions` has as ``footprint="4dgs"``.
 """
 
 from __future__ import annotations

@@ -37,6 +37,14 @@ def gate_sensitivity(mixture: Mixture, views: Iterable[View | Viewpoint], *, bac
     them, and no Jacobian is ever held. Where one expert's gate is saturated, G (1 - G) vanishes, however much the
     picture rests on its Gaussians: see :func:`blend_sensitivity`.
 
+    Args:
+        mixture: experts, of any priors, and a router with weights on Gaussians.
+        views: cameras and times to average over, gone through once; their photographs are not looked at.
+        backend: rasteriser.
+
+    Returns:
+        One score a Gaussian, experts in order, in gate times pixels per unit of weight.
+
     Raises:
         ConfigError: the router has no weights on Gaussians, or one expert alone, whose gate is 1 everywhere.
         DataError: there are no views.
@@ -72,7 +80,7 @@ def blend_sensitivity(
 
     Args:
         mixture: experts and any router.
-        views: cameras and times.
+        views: cameras and times, gone through once; their photographs are not looked at.
         probes: draws of signs a view; the relative noise of a score is ``sqrt(2 / (probes · views that show it))``.
         seed: of the signs.
         backend: rasteriser.

@@ -165,11 +165,20 @@ def _smallest(scores: Float[Tensor, "n"], n: int) -> Bool[Tensor, "n"]:
 def kept_rows(mixture: Mixture, masks: dict[str, Bool[Tensor, "m"]]) -> Mixture:
     """A mixture of the experts named, in the order that they have there, with the Gaussians where their mask is True.
 
+    Args:
+        mixture: it stays as it is.
+        masks: by expert's name, bool, one value a Gaussian.
+
     Raises:
         ConfigError: the mixture has no expert of a name.
+        ShapeError: a mask is not of its expert's Gaussians.
     """
     if unknown := sorted(set(masks) - set(mixture.experts)):
         raise ConfigError(f"prune: expected some of {', '.join(mixture.experts)}, got a mask for {unknown[0]!r}.")
+    for name, mask in masks.items():
+        if (tuple(mask.shape), mask.dtype) != ((len(mixture.experts[name]),), torch.bool):
+            found = f"{mask.dtype} of shape {list(mask.shape)}"
+            raise ShapeError(f"masks[{name!r}]: expected bool of shape [{len(mixture.experts[name])}], got {found}.")
     experts = {n: replace(e, params=take(e.params, masks[n])) for n, e in mixture.experts.items() if n in masks}
     whole = torch.cat([masks.get(n, torch.zeros(len(e), dtype=torch.bool)).cpu() for n, e in mixture.experts.items()])
     chosen = [k for k, n in enumerate(mixture.experts) if n in masks]

@@ -22,7 +22,7 @@ _ALIKE = ("opacities", "sh", "quats", "scales", "covars", "anchors", "features",
 
 @dataclass(frozen=True, eq=False)
 class Render:
-    """Images of one pass. With ``groups`` every image has a leading group dimension.
+    """Images of one pass. With ``groups`` every image has a leading group dimension, as ``[K, h, w, 3]``.
 
     Attributes:
         color: RGB over the background, ``[h, w, 3]``.

@@ -108,10 +108,22 @@ def render_experts(
     tiles: Bool[Tensor, "k rows columns"] | None = None,
     backend: str = "auto",
 ) -> Render:
-    """All experts in a single pass: every image of the result has one entry an expert.
+    """All experts in a single pass: every image of the result has one entry an expert, ``[k, h, w, …]``.
 
-    ``features`` are further per-Gaussian channels for the concatenated experts, ``now`` the experts' Gaussians at t if
-    they are known already, ``tiles`` the tiles to draw of each expert. Colour decoders are applied.
+    Each is the same as it would be drawn alone, through its own raster options and over its own background. Colour
+    decoders are applied.
+
+    Args:
+        experts: in order.
+        camera: where from.
+        t: clip-normalised time.
+        features: further channels to splat, one row a Gaussian of all experts in order.
+        now: the experts' Gaussians at t, if they are known already.
+        tiles: which tiles of 16×16 pixels to draw of each expert, the others show its background.
+        backend: rasteriser.
+
+    Raises:
+        ShapeError: features or tiles do not fit, or the experts are not of one dtype on one device.
     """
     # colours before they are joined: what one expert's need is not done to the others'
     now = [with_colors(g, camera) for g in ([e.at(t) for e in experts] if now is None else now)]

@@ -47,6 +47,13 @@ def render_sparse(
 ) -> SparseRender:
     """Render a mixture and skip experts in the tiles where their gate stays below ``min_gate``.
 
+    Args:
+        mixture: experts and router.
+        camera: where from.
+        t: clip-normalised time.
+        min_gate: 0 draws everything.
+        backend: rasteriser.
+
     Raises:
         ConfigError: ``min_gate`` is not in [0, 1/K); with K experts one of them always reaches 1/K.
     """
@@ -69,7 +76,16 @@ def render_sparse(
 def active_tiles(
     mixture: Mixture, now: list[Gaussians], camera: Camera, t: float, min_gate: float, backend: str = "auto"
 ) -> Bool[Tensor, "k rows columns"]:
-    """Tiles where an expert's gate reaches ``min_gate`` in the small picture, or where it is the strongest."""
+    """Tiles of 16×16 pixels where an expert's gate reaches ``min_gate`` in the small picture, or where it is the strongest.
+
+    Args:
+        mixture: experts and router.
+        now: the experts' Gaussians at t.
+        camera: of the full-size picture.
+        t: clip-normalised time.
+        min_gate: in [0, 1/K).
+        backend: rasteriser.
+    """
     return _active(mixture, _small(mixture, now, camera, t, backend), camera, t, min_gate)
 
 

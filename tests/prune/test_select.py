@@ -148,6 +148,9 @@ def test_masks_in_any_order_keep_each_expert_its_rows():
     assert torch.equal(one.router.base, other.router.base)
     with pytest.raises(ConfigError, match="a mask for 'nobody'"):
         kept_rows(mixture, masks | {"nobody": masks["a"]})
+    for wrong in (masks["a"][:-1], masks["a"].long()):
+        with pytest.raises(ShapeError, match=r"masks\['a'\]: expected bool of shape"):
+            kept_rows(mixture, masks | {"a": wrong})
 
 
 def test_a_mixture_in_double_precision_stays_in_it(tmp_path):
