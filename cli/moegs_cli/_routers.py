@@ -108,7 +108,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"{key}: expected {type(default).__name__}, got {value!r}.")
+        wanted = "a list, as [1, 0.5]" if isinstance(default, tuple) else type(default).__name__
+        raise ConfigError(f"{key}: expected {wanted}, got {value!r}.")
     return value
 
 

@@ -28,6 +28,8 @@ def read_depth(capture: str | Path, camera: str, frame: int) -> Float[Tensor, "h
     path = Path(capture) / FOLDER / f"{camera}.npy"
     try:
         depth = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise CaptureError(path, "depth", "no such file.") from None
     except (OSError, ValueError, EOFError) as error:
         raise CaptureError(path, "depth", f"not a readable array of depth maps ({error}).") from None
     if depth.ndim != 3 or not np.issubdtype(depth.dtype, np.floating):

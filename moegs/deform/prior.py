@@ -181,5 +181,9 @@ def _coerce(prior: str, key: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if default is not None and value is not None and not isinstance(value, type(default)):
-        raise ConfigError(f"prior {prior!r}, option {key!r}: expected {type(default).__name__}, got {value!r}.")
+        raise ConfigError(f"prior {prior!r}, option {key!r}: expected {_kind(default)}, got {value!r}.")
     return value
+
+
+def _kind(default: Any) -> str:
+    return "a list, as [1, 0.5]" if isinstance(default, tuple) else type(default).__name__

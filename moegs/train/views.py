@@ -93,7 +93,7 @@ def stacking_split(scene: Scene, n: int) -> tuple[tuple[int, ...], tuple[int, ..
         ConfigError: none would be left to one of the two.
     """
     if not 1 <= n < len(scene.train):
-        raise ConfigError(f"stacking: expected to keep 1 to {len(scene.train) - 1} training cameras, got {n}.")
+        raise ConfigError(f"cameras to keep for the router: expected 1 to {len(scene.train) - 1} training cameras, got {n}.")
     centres = torch.stack([scene.cameras[i].centre for i in scene.train]).double()
     kept = {scene.train[i] for i in _medoids(torch.cdist(centres, centres), n)}
     return tuple(i for i in scene.train if i not in kept), tuple(i for i in scene.train if i in kept)

@@ -200,7 +200,7 @@ def test_stacking_keeps_cameras_from_the_expert(cli, clip, cache, stacked, exper
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("3", "expected to keep 1 to 2"), ("0", "expected to keep 1 to 2"), ("-1", "expected to keep"),
+        ("3", "router: expected 1 to 2"), ("0", "router: expected 1 to 2"), ("-1", "router: expected"),
         ("cam00", "held out for the test"), ("cam01,cam02,cam03", "leaves the experts none"), ("cam9", "expected some of"),
     ],
 )  # fmt: skip

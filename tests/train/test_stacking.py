@@ -69,5 +69,5 @@ def test_no_swap_would_stand_more_evenly(places):
 
 @pytest.mark.parametrize("n", [0, 2, -1])
 def test_both_sides_need_a_camera(n):
-    with pytest.raises(ConfigError, match="expected to keep 1 to 1 training cameras"):
+    with pytest.raises(ConfigError, match="to keep for the router: expected 1 to 1 training cameras"):
         stacking_split(small_scene(), n)
