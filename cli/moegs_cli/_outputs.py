@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ def refuse_to_overwrite(out: Path, resume: bool, force: bool | None = None) -> N
     """
     from moegs.errors import ConfigError
 
+    _refuse_unwritable(out, "--out")
     taken = [name for name in (*CHECKPOINTS, *_RESULTS) if (out / name).exists()]
     if force or not taken or (resume and not {*CHECKPOINTS}.isdisjoint(taken)):
         return
@@ -54,14 +56,28 @@ def refuse_to_replace(path: Path | None, force: bool, option: str = "--out") -> 
     """A file that is there already, or a folder with anything in it, is only written to with ``--force``.
 
     Raises:
-        ConfigError: there is one and ``--force`` was not given.
+        ConfigError: there is one and ``--force`` was not given, or nothing can be written there.
     """
     from moegs.errors import ConfigError
 
+    if path is not None:
+        _refuse_unwritable(path, option)
     if path is None or force or not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     what = "is not empty" if path.is_dir() else "exists already"
     raise ConfigError(f"{option}: {path} {what}; add --force to replace what is there, or name another.")
+
+
+def _refuse_unwritable(path: Path, option: str) -> None:
+    """Before hours of work, not after."""
+    from moegs.errors import ConfigError
+
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place != path:
+        raise ConfigError(f"{option}: {path} cannot be made, {place} is a file.")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{option}: {path} cannot be written, {folder} is not yours to write to.")
 
 
 def refuse_beside_mixture(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -82,3 +83,16 @@ def test_the_cache_of_frames_is_told_and_cleared(cli, clip, experts, tmp_path):
     assert "4 files" in cli("data", "cache", "--frame-cache", kept, "--clear").output
     assert [p.name for p in kept.iterdir()] == ["mine.npy"]
     assert "0 files" in cli("data", "cache", "--frame-cache", kept).output
+
+
+def test_what_cannot_be_written_is_said_before_the_work(cli, clip, experts, mixture, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    below = tmp_path / "file" / "run"
+    out = ("--data", clip, "--out", below)
+    commands = [("fuse", mixture, *out), ("prune", mixture, "--ratio", 0.1, *out), ("refine", mixture, *out)]
+    for command in [*commands, ("route", clip, "--experts", *experts.values(), "--out", below)]:
+        assert f"{below} cannot be made, {tmp_path / 'file'} is a file" in cli(*command, exit_code=2).stderr
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda place, mode: mode != os.W_OK and allowed(place, mode))
+    ranked = ("select", clip, "--experts", *experts.values(), "--json", tmp_path / "ranks.json")
+    assert f"{tmp_path} is not yours to write to" in cli(*ranked, exit_code=2).stderr
