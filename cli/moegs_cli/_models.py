@@ -88,10 +88,11 @@ def _same_rig(meta: dict[str, Any], scene: Scene) -> bool:
     """Whether the cameras that an expert was trained on are among a scene's; those held out may have changed."""
     import torch
 
-    seen, extent = meta.get("seen_from"), meta.get("extent")
-    if seen:
-        places = torch.tensor(seen, dtype=torch.float32)[:, :3]
-        distances = torch.cdist(places, torch.stack([camera.centre for camera in scene.cameras]))
+    from moegs.interop import viewpoints
+
+    seen, extent = viewpoints(meta), meta.get("extent")
+    if seen is not None:
+        distances = torch.cdist(seen[:, :3], torch.stack([camera.centre for camera in scene.cameras]))
         return bool((distances.amin(dim=1) <= 1e-3 * scene.extent).all())
     same_name = meta.get("scene") in (None, scene.name)
     return same_name or not isinstance(extent, float) or abs(extent - scene.extent) <= 1e-3 * scene.extent

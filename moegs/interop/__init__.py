@@ -34,6 +34,7 @@ __all__ = [
     "options_of",
     "to_mixture",
     "unlike_original",
+    "viewpoints",
 ]
 
 STAGE2 = "moegs"
