@@ -111,9 +111,10 @@ def remove_halfway(out: Path) -> None:
     _remove(out, HALFWAY)
 
 
-def remove_training(folder: Path) -> None:
-    """Remove checkpoint and metrics of a run that had a folder of its own, and the folder if nothing else is in it."""
-    _remove(folder, TRAINING)
+def remove_training(*folders: Path) -> None:
+    """Remove checkpoints and metrics of runs that had folders of their own, and the folders if nothing else is in them."""
+    for folder in reversed(folders):  # those within others first
+        _remove(folder, TRAINING)
 
 
 def _mixture_files(out: Path) -> list[str]:

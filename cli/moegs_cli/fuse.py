@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moegs.route import Mixture
 
 NOTICED = 0.3  # dB
+PRUNED = "pruned"  # folder within that of the refit
 
 
 @click.command(
@@ -26,6 +27,7 @@ NOTICED = 0.3  # dB
     epilog="\b\nExamples:\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors --refit 1000\n"
+    "  moegs fuse runs/mix --data clip --out fused.safetensors --refit 1500 --ratio 0.55\n"
     "  moegs fuse runs/mix --data clip --out fused.safetensors --pictures fused"
 )
 @click.argument("mixture", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -39,6 +41,10 @@ NOTICED = 0.3  # dB
 @click.option(
     "--refit", type=click.IntRange(0), default=0, show_default=True,
     help="Steps in which the fused model learns on from the photographs; 1000 nearly make up for what fusion costs.",
+)  # fmt: skip
+@click.option(
+    "--ratio", type=click.FloatRange(0, 1, max_open=True), default=None,
+    help="Then drop this fraction of its Gaussians, and learn on for as many steps again; takes a --refit.",
 )  # fmt: skip
 @click.option(
     "--pictures", type=click.Path(file_okay=False, path_type=Path), default=None,
@@ -62,10 +68,14 @@ def fuse(
     Prints scores of the experts, the mixture and the fused model on the held-out cameras, and of depth where the capture
     ships true depth. While it refits, OUT is the model before, with the checkpoint in a folder OUT-refit beside it.
     """
+    from moegs.prune import megabytes
     from moegs.report import print_table
     from moegs.route import load_mixture
 
-    refuse_without_meaning((resume and not rest["refit"], "--resume: goes on with a --refit; leave it out."))
+    refuse_without_meaning(
+        (resume and not rest["refit"], "--resume: goes on with a --refit; leave it out."),
+        (rest["ratio"] is not None and not rest["refit"], "--ratio: what is left has to learn on; add --refit STEPS."),
+    )
     refuse_to_replace(out, force or (resume and _learning(out).exists()))
     refuse_to_replace(pictures, force, "--pictures")
     refuse_to_replace(json_path, force, "--json")
@@ -76,6 +86,8 @@ def fuse(
     made = _made(scene, mixed, out, rest | {"resume": resume})
     files = {name: mixture / "experts" / f"{name}.safetensors" for name in mixed.experts} | dict.fromkeys(made, out)
     rows = _scored(scene, mixed, mixture, mixed.experts | made, files, rest)
+    for name in list(made)[:-1]:  # those are not in the file any more
+        rows[name]["megabytes"] = megabytes(made[name])
     models = mixed.experts | {"fused": list(made.values())[-1]}
     print_table(f"{scene.name}, held-out cameras", rows)
     lost = (rows["mixture"]["psnr"] or 0.0) - (rows[list(made)[-1]]["psnr"] or 0.0)
@@ -101,6 +113,8 @@ def _learning(out: Path) -> Path:
 def _made(scene: Scene, mixed: Mixture, out: Path, options: dict[str, Any]) -> dict[str, Expert]:
     """The fused model, and the one that has learnt on; the last of them is the one in the file."""
     from moegs.expert import load_expert, save_expert
+    from moegs.prune import prune_expert
+    from moegs.prune.refit import HALFWAY
     from moegs.route import mixture_key
     from moegs.route.fuse import fuse as merge
     from moegs.train import train_on
@@ -113,14 +127,20 @@ def _made(scene: Scene, mixed: Mixture, out: Path, options: dict[str, Any]) -> d
     if not steps:
         return {"fused": fused}
     folder, known = _learning(out), [mixture_key(mixed), options["scaling"], options["views"]]
+    parts = (folder, folder / PRUNED, folder / PRUNED / HALFWAY)
     if not options["resume"]:
-        remove_training(folder)
-    learnt = train_on(
-        scene, fused, steps, seed=seed, start_as=known, out=folder, resume=options["resume"], progress=bars
-    )
+        remove_training(*parts)
+    how: dict[str, Any] = {"seed": seed, "resume": options["resume"], "progress": bars}
+    learnt = train_on(scene, fused, steps, start_as=known, out=folder, **how)
     save_expert(learnt, out)
-    remove_training(folder)
-    return {"fused": fused, "fused, refitted": learnt}
+    made = {"fused": fused, "fused, refitted": learnt}
+    if options["ratio"]:
+        made["fused, pruned"] = prune_expert(
+            scene, learnt, views, ratio=options["ratio"], steps=steps, out=folder / PRUNED, **how
+        )  # fmt: skip
+        save_expert(made["fused, pruned"], out)
+    remove_training(*parts)
+    return made
 
 
 def _scored(

@@ -1,5 +1,6 @@
 """Making a mixture smaller: scores of how much each Gaussian is needed, and dropping those that are not."""
 
+from moegs.prune.alone import prune_expert
 from moegs.prune.curve import CurvePoint, megabytes, pruning_curve, write_curve
 from moegs.prune.refit import prune_and_refit, refit
 from moegs.prune.scores import (
@@ -28,6 +29,7 @@ __all__ = [
     "opacity",
     "prune",
     "prune_and_refit",
+    "prune_expert",
     "prune_in_rounds",
     "pruning_curve",
     "random",

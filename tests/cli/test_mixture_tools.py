@@ -228,6 +228,28 @@ def test_a_fused_model_learns_on(place, tmp_path, monkeypatch):
     assert odd.exit_code == 2 and "goes on with a --refit" in odd.output
 
 
+def test_a_fused_model_is_pruned(place, tmp_path, monkeypatch):
+    file, said = tmp_path / "fused.safetensors", tmp_path / "f.json"
+    how = ("--data", place / "clip", "--frame-cache", place / "frames", "--views", 2, "--quiet", "--out", file)
+    refit = ("--refit", 6, "--ratio", 0.5, "--json", said)
+    run(fuse, place / "mix", *how, *refit)
+    done, rows = load_expert(file), json.loads(said.read_text())["models"]
+    assert len(done) == pytest.approx(rows["mixture"]["gaussians"] / 2, abs=1) == rows["fused, pruned"]["gaussians"]
+    assert done.meta["fused"] == ["poly", "keys"] and done.meta["pruned"]["fraction"] == pytest.approx(0.5, abs=0.01)
+    assert rows["fused"]["megabytes"] > 1.5 * rows["fused, pruned"]["megabytes"] and not (tmp_path / "fused-refit").exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, fitting, 11)  # in the last stretch
+        assert CliRunner().invoke(fuse, [str(a) for a in (place / "mix", *how, *refit, "--force")]).exit_code == 1
+    assert len(load_expert(file)) == rows["mixture"]["gaussians"]
+    step, taken = fitting._step, []
+    monkeypatch.setattr(fitting, "_step", lambda *args: (taken.append(1), step(*args))[1])
+    run(fuse, place / "mix", *how, *refit, "--resume", "--force")
+    again = load_expert(file)
+    assert len(taken) < 6 and all(torch.equal(again.params[k], v) for k, v in done.params.items())
+    odd = CliRunner().invoke(fuse, [str(a) for a in (place / "mix", *how, "--ratio", 0.5, "--force")])
+    assert odd.exit_code == 2 and "add --refit" in odd.output
+
+
 def test_scores_stay_where_depth_is_lacking(place, tmp_path):
     shutil.copytree(place / "clip", tmp_path / "clip")
     held_out = tmp_path / "clip" / "depth" / "cam00.npy"
