@@ -9,7 +9,7 @@ from torch import Tensor
 from moegs.deform._init import prefix
 from moegs.deform.prior import Schedule
 from moegs.errors import ConfigError, ShapeError
-from moegs.gaussians.params import Params
+from moegs.gaussians.params import Params, populations
 
 
 class Fields(dict[str, Tensor]):
@@ -30,12 +30,9 @@ def fields_of(params: Params, population: str = "") -> Fields:
         ShapeError: they are not of as many Gaussians; also where one is asked for that is missing.
     """
     start = prefix(population)
-    found = Fields(start, {k[len(start) :]: v for k, v in params.items() if k.startswith(start)})
-    rows = {field: len(value) for field, value in found.items() if "." not in field}
-    n = max(rows.values(), default=0)
-    if few := [field for field, m in rows.items() if m != n]:
-        raise ShapeError(f"params[{start + few[0]!r}]: expected {n} Gaussians like its population, got {rows[few[0]]}.")
-    return found
+    own = {name: value for name, value in params.items() if name.startswith(start)}
+    populations(own)  # refuses fields of other numbers of Gaussians
+    return Fields(start, {name[len(start) :]: value for name, value in own.items()})
 
 
 def need(params: Params, name: str) -> Tensor:
