@@ -111,7 +111,7 @@ def _learning(out: Path) -> Path:
 
 
 def _made(scene: Scene, mixed: Mixture, out: Path, options: dict[str, Any]) -> dict[str, Expert]:
-    """The fused model, and the one that has learnt on; the last of them is the one in the file."""
+    """The fused model, what has learnt on, and what was pruned then, as asked; the last of them is the one in the file."""
     from moegs.expert import load_expert, save_expert
     from moegs.prune import prune_expert
     from moegs.prune.refit import HALFWAY
@@ -121,7 +121,8 @@ def _made(scene: Scene, mixed: Mixture, out: Path, options: dict[str, Any]) -> d
     from moegs.train.views import sample_views
 
     bars, steps, seed = not options["quiet"], options["refit"], options["seed"]
-    views = Watched(sample_views(scene, options["views"], seed=seed), "how far each Gaussian is trusted", bars)
+    sample = sample_views(scene, options["views"], seed=seed)
+    views = Watched(sample, "how far each Gaussian is trusted", bars)
     save_expert(merge(mixed, views, scaling=options["scaling"]), out)
     fused = load_expert(out, options["device"])
     if not steps:
@@ -136,7 +137,8 @@ def _made(scene: Scene, mixed: Mixture, out: Path, options: dict[str, Any]) -> d
     made = {"fused": fused, "fused, refitted": learnt}
     if options["ratio"]:
         made["fused, pruned"] = prune_expert(
-            scene, learnt, views, ratio=options["ratio"], steps=steps, out=folder / PRUNED, **how
+            scene, learnt, Watched(sample, "scoring Gaussians", bars), ratio=options["ratio"], steps=steps,
+            out=folder / PRUNED, **how,
         )  # fmt: skip
         save_expert(made["fused, pruned"], out)
     remove_training(*parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from operator import mul
 from typing import Any
 
@@ -48,7 +49,7 @@ class Camera:
                 raise ShapeError(f"Camera.{name}: expected a tensor, got {type(value).__name__}; use torch.as_tensor().")
             if tuple(value.shape) != (n, n):
                 raise ShapeError(f"Camera.{name}: expected [{n}, {n}], got {list(value.shape)}.")
-        if not (isinstance(self.width, int) and isinstance(self.height, int)):
+        if not (isinstance(self.width, Integral) and isinstance(self.height, Integral)):
             raise ShapeError(f"Camera: expected width and height as integers, got {self.width!r} and {self.height!r}.")
         if self.width < 1 or self.height < 1:
             raise ShapeError(f"Camera: expected an image of at least 1x1, got {self.width}x{self.height}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -272,9 +273,9 @@ def checked_counts(counts: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ConfigError: there are none, or one is no number of things.
     """
-    if len(counts) < 1 or any(not isinstance(n, int) or n < 0 for n in counts):
+    if len(counts) < 1 or any(not isinstance(n, Integral) or n < 0 for n in counts):
         raise ConfigError(f"counts: expected one number of Gaussians an expert, got {list(counts)}.")
-    return tuple(counts)
+    return tuple(int(n) for n in counts)
 
 
 def union(gaussians: Sequence[Gaussians], counts: tuple[int, ...]) -> Gaussians:

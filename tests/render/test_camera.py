@@ -41,6 +41,10 @@ def test_what_is_no_camera_is_refused(change: dict[str, Any], says: str) -> None
         replace(camera(), **change)
 
 
+def test_sizes_may_be_numpys_integers() -> None:
+    assert replace(camera(), width=np.int64(8), height=np.int32(6)).width == 8
+
+
 def test_calibrations_are_never_exact_and_cameras_can_be_learnt() -> None:
     viewmat = (camera().viewmat * torch.tensor([[1.001], [1.001], [1.001], [1.0]])).requires_grad_()
     assert replace(camera(), viewmat=viewmat).viewmat is viewmat
